@@ -1,0 +1,125 @@
+"""Every bound there is, named, with its reason (security.md §3). Sizes in bytes, times in seconds."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from towline.core._contract import Record
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+
+class Limits(Record, frozen=True):
+    """The defaults of security.md §3. A machine takes a Limits as an argument; a test passes a smaller one."""
+
+    # HTTP heads: h11 judges the whole head against one number.
+    http_head: int = 32 * KIB
+    http_headers: int = 100
+    http_interim: int = 8
+    http_redirects: int = 5
+    # A request body that is read whole: the stock pair's own wall (broker-protocol.md §2.1).
+    http_request_body: int = 10 * MIB
+    # Bytes of one piece on the way: more would leave h11's fast range (style.md §9).
+    http_piece: int = 64 * KIB
+    # Unread rest of a body that is drained to keep a connection; above it the connection is dropped.
+    http_drain: int = 64 * KIB
+
+    # Registry documents: what the distribution spec tells clients to support.
+    registry_document: int = 4 * MIB
+    registry_token_answer: int = 128 * KIB
+    registry_token: int = 16 * KIB
+    registry_error_body: int = 64 * KIB
+    challenge_line: int = 16 * KIB
+    challenge_count: int = 16
+    challenge_params: int = 32
+
+    json_depth: int = 64
+    json_digits: int = 64
+    json_keys: int = 10_000
+
+    index_depth: int = 3
+    index_entries: int = 1_000
+    image_layers: int = 1_024
+    image_layer: int = 10 * GIB
+    image_total: int = 30 * GIB
+    # SNYK_MAX_IMAGE_SIZE_IN_BYTES: the sum of the compressed layer sizes that a scan accepts.
+    image_scan: int = 2 * GIB
+
+    list_page: int = 8 * MIB
+    list_page_items: int = 1_000
+    list_pages: int = 1_000
+    list_items: int = 100_000
+
+    # A ratio says nothing about a small layer: zeros compress a thousandfold. Counted past the first 64 MiB.
+    unpack_ratio: int = 200
+    unpack_ratio_from: int = 64 * MIB
+    unpack_layer: int = 20 * GIB
+    unpack_image: int = 60 * GIB
+    unpack_window: int = 8 * MIB
+    unpack_members: int = 2_000_000
+    # Output of one inflate step, so that a bomb cannot be born in one call.
+    unpack_piece: int = 256 * KIB
+
+    tar_entries: int = 1_000_000
+    tar_name: int = 4 * KIB
+    tar_depth: int = 128
+    tar_pax: int = 1 * MIB
+    tar_pax_records: int = 1_000
+
+    scan_database: int = 64 * MIB
+    scan_file: int = 4 * MIB
+    scan_kept: int = 256 * MIB
+    symlink_hops: int = 40
+
+    time_connect: float = 10.0
+    time_head: float = 30.0
+    time_silence: float = 30.0
+    time_min_rate: int = 1 * KIB
+    time_min_rate_window: float = 30.0
+    time_operation: float = 60.0
+    time_pull: float = 30 * 60.0
+
+    retries: int = 4
+    retry_base: float = 0.5
+    retry_cap: float = 8.0
+    retry_after: float = 30.0
+    resumes: int = 5
+    resume_progress: int = 1 * MIB
+
+    # 21 MiB is engine.io's maxPayload at the stock server; 22 MiB is what security.md allows a frame to be.
+    ws_message: int = 22 * MIB
+    ws_fragments: int = 1_024
+    ws_controls_per_second: int = 100
+    tunnel_payload: int = 22_020_096
+    tunnel_answer: int = 20_971_520
+    tunnel_upgrade: float = 10.0
+    tunnel_identify: float = 10.0
+    tunnel_sockets_per_token: int = 16
+    tunnel_sockets: int = 20_000
+    tunnel_in_flight: int = 64
+    tunnel_waiting: int = 256
+    tunnel_buffer: int = 8 * MIB
+    stream_buffer: int = 256 * KIB
+    upload_head: int = 64 * KIB
+    # A small answer goes as one event (design.md §5).
+    answer_inline: int = 16 * KIB
+
+    links_per_origin: int = 8
+    links_idle: float = 60.0
+    layers_at_once: int = 4
+
+    outbox_bytes: int = 10 * GIB
+    outbox_entries: int = 100_000
+    callback_bytes: int = 8 * MIB
+    callback_bytes_least: int = 256 * KIB
+    jobs_queued: int = 1_000
+    job_attempts: int = 3
+    drain: float = 25.0
+
+    log_record: int = 16 * KIB
+    foreign_text: int = 1 * KIB
+
+
+LIMITS: Final = Limits()
