@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Generic, Literal, Protocol, TypeAlias, TypeVar
 
 import msgspec
+
 from towline.core._contract import Data, Record
 from towline.core._errors import TowlineError
 

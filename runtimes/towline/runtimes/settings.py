@@ -1,0 +1,222 @@
+"""Every setting there is, as rows: its key in the file, the variables that set it, its form and its default.
+
+The stock names (`BROKER_TOKEN`, `CR_AGENT_URL`, `SNYK_PORT`, ...) keep their meaning, so that each program starts
+from a deployment's existing environment alone (broker-protocol.md §4.1, agent.md §2.3 and §8.2). Ours begin with
+`TOWLINE_`. Any variable of a row may also be given as `NAME_FILE`, which names a file that holds the value.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from towline.core import LIMITS, Record, Secret
+
+
+class Setting(Record, frozen=True):
+    """One row. `read` turns a text from the environment, or a value from the file, into the setting's value."""
+
+    key: str
+    read: Callable[[Any], Any]
+    default: Any
+    variables: tuple[str, ...]
+    meaning: str
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text, got {shown(value)}")
+    return value
+
+
+def secret(value: Any) -> Secret:
+    if not isinstance(value, str):
+        raise ValueError(f"expected a text, got a {type(value).__name__}")
+    return Secret(value)
+
+
+def number(value: Any) -> int:
+    if isinstance(value, str) and re.fullmatch(r"[0-9]{1,18}", value):
+        return int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    raise ValueError(f"expected a whole number, got {shown(value)}")
+
+
+def port(value: Any) -> int:
+    got = number(value)
+    if got > 65535:
+        raise ValueError(f"expected a port from 0 to 65535, got {got}")
+    return got
+
+
+def switch(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    if isinstance(value, str) and value.lower() in words:
+        return words[value.lower()]
+    raise ValueError(f"expected true or false, got {shown(value)}")
+
+
+def words(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return tuple(word.strip() for word in value.split(",") if word.strip())
+    if isinstance(value, list) and all(isinstance(word, str) for word in value):
+        return tuple(value)
+    raise ValueError(f"expected a list of texts, got {shown(value)}")
+
+
+def secrets(value: Any) -> tuple[Secret, ...]:
+    if isinstance(value, str) or (isinstance(value, list) and all(isinstance(word, str) for word in value)):
+        return tuple(Secret(word) for word in words(value))
+    raise ValueError(f"expected a list of texts, got a {type(value).__name__}")
+
+
+def seconds(value: Any) -> float:
+    """A duration: `300ms`, `30s`, `5m`, `2h`, or a bare number of seconds."""
+    units = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+    if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0:
+        return float(value)
+    if isinstance(value, str) and (match := re.fullmatch(r"([0-9]{1,9}(?:\.[0-9]{1,6})?)(ms|s|m|h)", value)):
+        return float(match[1]) * units[match[2]]
+    raise ValueError(f"expected a duration such as 300ms, 30s or 5m, got {shown(value)}")
+
+
+def milliseconds(value: Any) -> float:
+    """A duration in the stock variables: a bare number of milliseconds."""
+    return number(value) / 1000 if isinstance(value, str) and value.isdigit() else seconds(value)
+
+
+def choice(*known: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if isinstance(value, str) and value.lower() in known:
+            return value.lower()
+        raise ValueError(f"expected one of {', '.join(known)}, got {shown(value)}")
+
+    return read
+
+
+def shown(value: Any) -> str:
+    return f'"{value[:64]}"' if isinstance(value, str) else str(value)[:64]
+
+
+_S = Setting
+SETTINGS: Final[tuple[Setting, ...]] = (
+    _S(
+        "log.level",
+        choice("debug", "info", "warn", "warning", "error"),
+        "info",
+        ("LOG_LEVEL",),
+        "least level that is logged",
+    ),
+    _S(
+        "log.format",
+        choice("human", "json"),
+        None,
+        ("TOWLINE_LOG_FORMAT", "LOG_FORMAT"),
+        "human on a terminal, else json",
+    ),
+    _S("tls.ca_files", words, (), ("TOWLINE_CA_FILES", "NODE_EXTRA_CA_CERTS", "CA_CERT"), "PEM files with extra roots"),
+    _S(
+        "tls.insecure_hosts", words, (), ("TOWLINE_TLS_INSECURE_HOSTS",), "registries whose certificate is not verified"
+    ),
+    _S("tls.verify", switch, True, ("NODE_TLS_REJECT_UNAUTHORIZED",), "false turns verification of registries off"),
+    _S("net.allowed_networks", words, (), ("TOWLINE_ALLOWED_NETWORKS",), "networks an untrusted target may be in"),
+    _S("server.bind", text, "0.0.0.0", ("TOWLINE_SERVER_BIND",), "address the server listens on"),
+    _S("server.port", port, 7341, ("TOWLINE_SERVER_PORT", "PORT"), "port the server listens on"),
+    _S("server.accept", text, None, ("ACCEPT",), "file with the server's accept rules"),
+    _S("server.tokens", secrets, (), ("TOWLINE_SERVER_TOKENS",), "broker tokens that are taken; any when empty"),
+    _S("server.https_cert", text, None, ("HTTPS_CERT",), "PEM file with the certificate chain"),
+    _S("server.https_key", text, None, ("HTTPS_KEY",), "PEM file with the private key"),
+    _S("server.results", text, "towline-results.sqlite", ("TOWLINE_RESULTS",), "file of the results box"),
+    _S(
+        "server.results_token",
+        secret,
+        None,
+        ("TOWLINE_RESULTS_TOKEN",),
+        "bearer token that opens the results box to others",
+    ),
+    _S("client.bind", text, "0.0.0.0", ("TOWLINE_CLIENT_BIND",), "address the client listens on"),
+    _S("client.port", port, 7341, ("TOWLINE_CLIENT_PORT", "PORT"), "port the client listens on"),
+    _S("client.token", secret, None, ("BROKER_TOKEN",), "broker token of this connection"),
+    _S("client.server_url", text, None, ("BROKER_SERVER_URL",), "where the broker server is"),
+    _S("client.client_url", text, None, ("BROKER_CLIENT_URL",), "this client as the agent sees it"),
+    _S("client.agent_url", text, None, ("CR_AGENT_URL",), "the agent as this client sees it"),
+    _S("client.accept", text, None, ("ACCEPT",), "file with the client's accept rules"),
+    _S("client.substitute", words, (), ("TOWLINE_SUBSTITUTE",), "further names the far side may have filled in"),
+    _S(
+        "client.polling_first",
+        switch,
+        False,
+        ("TOWLINE_POLLING_FIRST",),
+        "begin sessions with polling, as the stock client",
+    ),
+    _S("client.one_event_answers", switch, True, ("TOWLINE_ONE_EVENT_ANSWERS",), "send a small answer as one event"),
+    _S("client.ping_interval", milliseconds, 25.0, ("SOCKET_PING_INTERVAL",), "seconds between two pings"),
+    _S(
+        "client.pong_timeout", milliseconds, 10.0, ("SOCKET_PONG_TIMEOUT",), "seconds without a pong until reconnecting"
+    ),
+    _S("client.connect_timeout", milliseconds, 10.0, ("SOCKET_CONNECT_TIMEOUT",), "seconds for one connection attempt"),
+    _S(
+        "client.healthcheck_path", text, "/healthcheck", ("BROKER_HEALTHCHECK_PATH",), "path of the client's own health"
+    ),
+    _S(
+        "client.systemcheck_path",
+        text,
+        "/systemcheck",
+        ("BROKER_SYSTEMCHECK_PATH",),
+        "path of the client's credential check",
+    ),
+    _S("client.validation_url", text, None, ("BROKER_CLIENT_VALIDATION_URL",), "what the system check asks"),
+    _S("client.validation_method", text, "GET", ("BROKER_CLIENT_VALIDATION_METHOD",), "method of that check"),
+    _S(
+        "client.validation_authorization",
+        secret,
+        None,
+        ("BROKER_CLIENT_VALIDATION_AUTHORIZATION_HEADER",),
+        "its Authorization",
+    ),
+    _S("client.validation_basic", secret, None, ("BROKER_CLIENT_VALIDATION_BASIC_AUTH",), "its user:password"),
+    _S("client.validation_timeout", milliseconds, 5.0, ("BROKER_CLIENT_VALIDATION_TIMEOUT_MS",), "its time limit"),
+    _S("client.https_cert", text, None, ("HTTPS_CERT",), "PEM file with the certificate chain"),
+    _S("client.https_key", text, None, ("HTTPS_KEY",), "PEM file with the private key"),
+    _S("agent.bind", text, "0.0.0.0", ("TOWLINE_BIND",), "address the agent listens on"),
+    _S("agent.port", port, 17500, ("SNYK_PORT", "TOWLINE_PORT"), "port the agent listens on"),
+    _S("agent.workdir", text, "towline-agent", ("TOWLINE_WORKDIR",), "folder of the agent's jobs and outbox"),
+    _S(
+        "agent.max_image_bytes",
+        number,
+        LIMITS.image_scan,
+        ("SNYK_MAX_IMAGE_SIZE_IN_BYTES",),
+        "largest image, compressed",
+    ),
+    _S("agent.active_operations", number, 1, ("MAX_ACTIVE_OPERATIONS",), "scans at a time"),
+    _S("agent.max_queue", number, LIMITS.jobs_queued, ("TOWLINE_MAX_QUEUE",), "jobs that may wait"),
+    _S("agent.disable_list", switch, False, ("SNYK_DISABLE_LIST_REPOS",), "never ask for the catalogue"),
+    _S("agent.callback_urls", words, (), ("TOWLINE_CALLBACK_URLS", "BROKER_CLIENT_URL"), "where results may be posted"),
+    _S(
+        "agent.callback_max_bytes",
+        number,
+        LIMITS.callback_bytes,
+        ("TOWLINE_CALLBACK_MAX_BYTES",),
+        "largest callback body",
+    ),
+    _S("agent.delivery_ttl", seconds, 7 * 86400.0, ("TOWLINE_DELIVERY_TTL",), "how long a result is offered"),
+    _S("agent.allow_http", words, (), ("TOWLINE_ALLOW_HTTP",), "registries that may be reached in clear text"),
+    _S("agent.https_cert", text, None, ("HTTPS_CERT",), "PEM file with the certificate chain"),
+    _S("agent.https_key", text, None, ("HTTPS_KEY",), "PEM file with the private key"),
+    _S("registry.type", text, None, ("CR_TYPE",), "type of the registry"),
+    _S("registry.base", text, None, ("CR_BASE",), "host, port and path of the registry"),
+    _S("registry.username", text, None, ("CR_USERNAME",), "user"),
+    _S("registry.password", secret, None, ("CR_PASSWORD",), "its password or token"),
+    _S("registry.token", secret, None, ("CR_TOKEN",), "token of a type that has only one"),
+    _S("registry.role_arn", text, None, ("CR_ROLE_ARN",), "role to assume"),
+    _S("registry.region", text, None, ("CR_REGION",), "region of the role"),
+    _S("registry.external_id", secret, None, ("CR_EXTERNAL_ID",), "external id of the role"),
+    _S("registry.credentials", secret, None, ("CR_CREDENTIALS",), "the finished credential string"),
+    _S("registry.realm_hosts", words, (), ("TOWLINE_REALM_HOSTS",), "further hosts that may be asked for a token"),
+)
