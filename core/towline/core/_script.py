@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Generator, Sequence
-from typing import Any, Generic, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 
 from towline.core._contract import Data, Instant, Record
 from towline.core._errors import LocalProtocolError, TowlineError
@@ -168,8 +168,15 @@ def say(event: Record) -> Step[None]:
     yield event
 
 
-# What waits for a fact from outside; every other question is answered on the spot.
-WAITING = (Fetch, Read, Sleep, End, Together)
+# What waits for a fact from outside, and what answers it; every other question is answered on the spot.
+ANSWERS: Final[dict[type, tuple[type, ...]]] = {
+    Fetch: (Head, Broken),
+    Read: (Body, Tail, Broken),
+    Sleep: (Wake,),
+    End: (Proved, Refused),
+    Together: (Gathered,),
+}
+WAITING: Final = tuple(ANSWERS)
 
 
 class Script(Generic[T]):
@@ -210,6 +217,10 @@ class Script(Generic[T]):
             return
         if not isinstance(self._waits, Sleep) and isinstance(fact, Wake):
             return
+        if not isinstance(fact, ANSWERS[type(self._waits)]):
+            raise LocalProtocolError(f"{type(self._waits).__name__} was asked, yet {type(fact).__name__} came")
+        if isinstance(self._waits, End) and cast("Proved | Refused", fact).stream != self._waits.stream:
+            raise LocalProtocolError(f"the verdict on stream {self._waits.stream} was asked for, not this: {fact}")
         self._waits = None
         self._advance((fact, now), now)
 
