@@ -43,7 +43,7 @@ class MachineCase:
     growth: int = 16
     slack: int = 256 * KIB
     holds: int = 2 * KIB * KIB
-    floods: tuple[bytes, ...] = (b"\0", b"a", b"a: b\r\n", b"\n")
+    floods: tuple[bytes, ...] = (b"\0", b"a", b"a: b\r\n")
     splits: bool = True
 
     def conversation(self) -> list[tuple[float, Any]]:
