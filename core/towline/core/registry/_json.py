@@ -1,0 +1,107 @@
+"""JSON from a peer: bounded in depth, digits and keys, without repeated names, before a type is put on it.
+
+Two readers that take the first and the last of two equal names see two different documents; so a repeated
+name is refused. The standard library's parser tells us about names and numbers; msgspec converts.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+import msgspec
+
+from towline.core._errors import RemoteProtocolError
+from towline.core._limits import LIMITS, Limits
+
+T = TypeVar("T")
+
+
+class _Refused(Exception):
+    pass
+
+
+def strict_json(data: bytes, what: str, *, kind: str = "protocol-error", limits: Limits = LIMITS) -> Any:
+    """Read one JSON document.
+
+    Bounds:  LIMITS.json_depth, json_digits, json_keys; the caller bounds the length
+    Raises:  RemoteProtocolError of `kind`, with `what` in its text
+    """
+
+    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        if len(pairs) > limits.json_keys:
+            raise _Refused(f"at most {limits.json_keys} names in one object, got {len(pairs)}")
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise _Refused("each name once in an object, got one twice")
+        return found
+
+    def number(text: str) -> int:
+        if len(text) > limits.json_digits:
+            raise _Refused(f"numbers of at most {limits.json_digits} digits, got {len(text)}")
+        return int(text)
+
+    def fraction(text: str) -> float:
+        if len(text) > limits.json_digits:
+            raise _Refused(f"numbers of at most {limits.json_digits} digits, got {len(text)}")
+        return float(text)
+
+    def constant(text: str) -> Any:
+        raise _Refused(f"a number, got {text}")
+
+    try:
+        document = json.loads(
+            data.decode("utf-8"),
+            object_pairs_hook=members,
+            parse_int=number,
+            parse_float=fraction,
+            parse_constant=constant,
+        )
+    except _Refused as refused:
+        raise RemoteProtocolError(kind, f"{what}: expected {refused}") from None
+    except RecursionError:
+        raise RemoteProtocolError(kind, f"{what}: expected at most {limits.json_depth} levels, got more") from None
+    except UnicodeDecodeError:
+        raise RemoteProtocolError(kind, f"{what}: expected UTF-8, got other bytes") from None
+    except ValueError:
+        raise RemoteProtocolError(kind, f"{what}: expected JSON, got {_beginning(data)}") from None
+    if _depth_beyond(document, limits.json_depth):
+        raise RemoteProtocolError(kind, f"{what}: expected at most {limits.json_depth} levels, got more")
+    return document
+
+
+def typed_json(data: bytes, type: type[T], what: str, *, kind: str = "protocol-error", limits: Limits = LIMITS) -> T:
+    """Read one JSON document as a type."""
+    return typed(strict_json(data, what, kind=kind, limits=limits), type, what, kind=kind)
+
+
+def typed(document: Any, type: type[T], what: str, *, kind: str = "protocol-error") -> T:
+    """Put a type on a document that was read."""
+    try:
+        return msgspec.convert(document, type)
+    except msgspec.ValidationError as error:
+        # msgspec's text names places and types, never values.
+        raise RemoteProtocolError(kind, f"{what}: {error}") from None
+
+
+def _depth_beyond(document: Any, limit: int) -> bool:
+    level = [document] if isinstance(document, (dict, list)) else []
+    depth = 0
+    while level:
+        depth += 1
+        if depth > limit:
+            return True
+        below: list[Any] = []
+        for item in level:
+            inner = item.values() if isinstance(item, dict) else item
+            below += [child for child in inner if isinstance(child, (dict, list))]
+        level = below
+    return False
+
+
+def _beginning(data: bytes) -> str:
+    if not data.strip():
+        return "nothing"
+    if data.lstrip()[:1] == b"<":
+        return "a page of HTML or XML"
+    return "something else"

@@ -1,0 +1,67 @@
+"""The vector runner: every vector file of ours passes, and a wrong vector makes it fail."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+HERE = Path(__file__).parent
+FOLDER = HERE / "registry"
+
+
+def _load_runner() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("vector_runner", HERE / "run.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+runner = _load_runner()
+FILES = sorted(FOLDER.glob("*.json"))
+
+
+def test_there_is_a_file_of_every_kind_the_runner_knows() -> None:
+    assert {json.loads(path.read_text())["kind"] for path in FILES} == set(runner.RUNNERS)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_vectors(path: Path) -> None:
+    document = json.loads(path.read_text())
+    assert document["vectors"]
+    wrong = {vector["id"]: runner.check(document["kind"], vector) for vector in document["vectors"]}
+    assert {name: problem for name, problem in wrong.items() if problem} == {}
+
+
+def test_the_whole_folder_ends_with_0_and_a_count_for_each_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert runner.main([str(FOLDER)]) == 0
+    out = capsys.readouterr().out
+    assert "image-reference.json: 95 passed, 0 failed" in out
+    assert "257 passed, 0 failed" in out
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_doctored_vector_fails(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads(path.read_text())
+    expect = document["vectors"][0]["expect"]
+    member = next(name for name in expect if name not in ("lenient", "malformed"))
+    expect[member] = not expect[member] if isinstance(expect[member], bool) else "doctored"
+    (tmp_path / path.name).write_text(json.dumps(document))
+    assert runner.main([str(tmp_path)]) == 1
+    assert "1 failed" in capsys.readouterr().out
+
+
+def test_what_cannot_be_run_is_named_and_nothing_to_run_is_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "t.json").write_text(json.dumps({"format": "registry-vectors/1", "kind": "novel", "vectors": []}))
+    (tmp_path / "b.json").write_text("{")
+    assert runner.main([str(tmp_path)]) == 2
+    out = capsys.readouterr().out
+    assert "t.json: not run: kind novel" in out
+    assert "b.json: not JSON" in out
