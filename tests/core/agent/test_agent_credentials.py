@@ -1,0 +1,182 @@
+"""The five places of a login, both alphabets of base64, and what must never be in an error."""
+
+from __future__ import annotations
+
+import base64
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fuzz.harness import refused_or_taken
+from towline.core import RemoteProtocolError, Secret
+from towline.core.agent import (
+    REGISTRY_TYPES,
+    RegistryLogin,
+    canonical_type,
+    decode_credentials,
+    encode_credentials,
+    find_credentials,
+    normal_base,
+)
+
+CANARY = "c4n4ry-s3cret"
+
+
+def text(**members: object) -> str:
+    return base64.b64encode(json.dumps(members).encode() + b"\n").decode()
+
+
+HARBOR = text(type="harbor-cr", username="u", password=CANARY, registryBase="harbor.example")
+OTHER = text(type="harbor-cr", username="u", password="other", registryBase="harbor.example")
+
+
+@pytest.mark.parametrize(
+    "password", ['a"b', "a\\b", "two  spaces", "*", "$HOME", "%41", "line\nbreak", "k" * 4096, "ünïcödé", "'", "`x`"]
+)
+@pytest.mark.parametrize("kind", [t for t in REGISTRY_TYPES if t not in ("ecr", "digitalocean-cr")])
+def test_what_is_encoded_is_decoded(kind: str, password: str) -> None:
+    made = encode_credentials(kind, username="robot$scan", password=Secret(password), base="host:5000/path")
+    login = decode_credentials(made.reveal())
+    assert login.type == kind
+    assert login.username == "robot$scan"
+    assert login.secret.reveal() == password
+    assert login.base == "host:5000/path"
+
+
+def test_classic_forms_of_types_that_differ() -> None:
+    ecr = decode_credentials(
+        encode_credentials("ElasticCR", role_arn="arn:x", region="eu-west-1", external_id=Secret("e")).reveal()
+    )
+    assert (ecr.type, ecr.role_arn, ecr.region, ecr.external_id.reveal()) == ("ecr", "arn:x", "eu-west-1", "e")
+    token = decode_credentials(encode_credentials("digitalocean-cr", token=Secret("t"), base="b").reveal())
+    assert (token.username, token.secret.reveal(), token.base) == ("t", "t", "b")
+
+
+@given(
+    st.dictionaries(st.sampled_from(["username", "password", "registryBase"]), st.text(st.characters(codec="utf-8")))
+)
+def test_every_alphabet_and_padding(members: dict[str, str]) -> None:
+    members = {name: value.replace("\0", "") for name, value in members.items()}
+    raw = json.dumps({"type": "oci", **members}).encode()
+    forms = [base64.b64encode(raw), base64.urlsafe_b64encode(raw)]
+    forms += [form.rstrip(b"=") for form in forms]
+    logins = {decode_credentials(" " + form.decode() + "\r\n").secret.reveal() for form in forms}
+    assert logins == {members.get("password", "")}
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "!!!",
+        "aGk",
+        base64.b64encode(b"[]").decode(),
+        base64.b64encode(b"\xff\xfe").decode(),
+        base64.b64encode(b'{"type":"harbor-cr","password":"' + CANARY.encode() + b'"x"}').decode(),
+        text(type=1),
+        text(username=CANARY),
+        text(type="oci", username=[CANARY]),
+        text(type="oci", password={"x": CANARY}),
+        text(type="oci", scheme=CANARY),
+        text(type="oci", extra=CANARY),
+        text(type="oci", password=CANARY + "\0"),
+        "A" * 100_000,
+        "${CR_CREDENTIALS}",
+        base64.b64encode(b"[" * 100_00).decode(),
+    ],
+)
+def test_malformed_is_said_without_the_value(bad: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode_credentials(bad)
+    assert caught.value.kind == "malformed-credentials"
+    assert caught.value.hint
+    assert CANARY not in repr(caught.value) + str(caught.value.hint)
+    assert caught.value.__cause__ is None
+
+
+def test_unknown_types_and_aliases() -> None:
+    assert canonical_type("DockerHub") == "docker-hub"
+    assert canonical_type("GoogleCR") == "gcr"
+    assert canonical_type("ArtifactoryCR") == "artifactory-cr"
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode_credentials(text(type=CANARY))
+    assert caught.value.kind == "unsupported-type"
+    assert CANARY not in repr(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("given_base", "base"),
+    [
+        ("undefined", ""),
+        ("null", ""),
+        (None, ""),
+        ("", ""),
+        ("https://host/", "host"),
+        ("host:5000/v2/", "host:5000"),
+        ("http://host/artifactory/api/docker/repo", "host/artifactory/api/docker/repo"),
+    ],
+)
+def test_bases(given_base: str | None, base: str) -> None:
+    assert normal_base(given_base)[0] == base
+
+
+def test_order_of_the_places() -> None:
+    headers = [("x-registry-credentials", HARBOR)]
+    assert find_credentials("/list", headers).login == decode_credentials(HARBOR)
+    assert find_credentials("/list", [("authorization", "Cra " + HARBOR)]).login is not None
+    assert find_credentials("/list", [("authorization", HARBOR)]).login is None
+    assert find_credentials("/list", [("authorization", "Basic " + HARBOR)]).login is None
+    assert find_credentials("/systemcheck", [("authorization", HARBOR)]).login is not None
+    assert find_credentials("/validate-credentials", [("authorization", HARBOR)]).login is not None
+    assert find_credentials("/systemcheck", [("x-systemcheck-credentials", HARBOR)]).login is not None
+    assert find_credentials("/list", [("x-systemcheck-credentials", HARBOR)]).login is None
+    assert find_credentials("/scan", [], [], {"credentials": HARBOR}).login is not None
+    assert find_credentials("/scan", [], [], {"credentials": {"type": "oci"}}).login == RegistryLogin("oci")
+    assert find_credentials("/list", [], [("registryId", "a")]).registry_id == "a"
+    assert find_credentials("/list", [("x-registry-id", "a")]).registry_id == "a"
+    assert find_credentials("/scan", [], [], {"registryId": "a"}).registry_id == "a"
+    assert find_credentials("/list", []) == find_credentials("/list", [("x", "y")])
+
+
+def test_twice_the_same_is_once() -> None:
+    bare = HARBOR.rstrip("=")
+    found = find_credentials("/scan", [("x-registry-credentials", HARBOR)], [], {"credentials": bare})
+    assert found.login == decode_credentials(HARBOR)
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "body"),
+    [
+        ([("x-registry-credentials", HARBOR), ("x-registry-credentials", OTHER)], [], None),
+        ([("x-registry-credentials", HARBOR)], [], {"credentials": OTHER}),
+        ([("x-registry-credentials", HARBOR), ("authorization", "Cra " + OTHER)], [], None),
+        ([], [("registryId", "a")], {"registryId": "b"}),
+        ([("x-registry-credentials", HARBOR)], [("registryId", "a")], None),
+        ([("x-registry-credentials", text(type="oci", registryId="b"))], [("registryId", "a")], None),
+    ],
+)
+def test_ambiguity(
+    headers: list[tuple[str, str]], query: list[tuple[str, str]], body: dict[str, object] | None
+) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        find_credentials("/scan", headers, query, body)
+    assert caught.value.kind == "ambiguous-credentials"
+    assert CANARY not in repr(caught.value)
+
+
+def test_unknown_members_are_named_not_valued() -> None:
+    login = decode_credentials(text(type="oci", colour=CANARY))
+    assert "colour" in "".join(login.warnings)
+    assert CANARY not in repr(login)
+
+
+def test_no_secret_is_printed() -> None:
+    assert CANARY not in repr(decode_credentials(HARBOR))
+    assert CANARY not in repr(find_credentials("/list", [("x-registry-credentials", HARBOR)]))
+
+
+@given(st.binary(max_size=300) | st.text(max_size=300).map(str.encode))
+def test_anything_ends_in_a_login_or_a_named_error(data: bytes) -> None:
+    refused_or_taken(lambda: decode_credentials(data.decode("latin-1")))
