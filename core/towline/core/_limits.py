@@ -17,6 +17,12 @@ class Limits(Record, frozen=True):
     # HTTP heads: h11 judges the whole head against one number.
     http_head: int = 32 * KIB
     http_headers: int = 100
+    # One header of a relayed request; nginx and Apache take as much by default.
+    http_header: int = 8 * KIB
+    http_line: int = 8 * KIB
+    # An extension has no use that we know; 256 bytes is security.md's word. Trailers are read and dropped.
+    http_chunk_line: int = 256
+    http_trailers: int = 8 * KIB
     http_interim: int = 8
     http_redirects: int = 5
     # A request body that is read whole: the stock pair's own wall (broker-protocol.md §2.1).
@@ -25,6 +31,8 @@ class Limits(Record, frozen=True):
     http_piece: int = 64 * KIB
     # Unread rest of a body that is drained to keep a connection; above it the connection is dropped.
     http_drain: int = 64 * KIB
+    # Bytes of the next requests held while one is answered; a peer that sends more is closed after the answer.
+    http_pipeline: int = 128 * KIB
 
     # Registry documents: what the distribution spec tells clients to support.
     registry_document: int = 4 * MIB
@@ -38,6 +46,8 @@ class Limits(Record, frozen=True):
     json_depth: int = 64
     json_digits: int = 64
     json_keys: int = 10_000
+    # Values in one tunnel message: what a long list of accept rules needs many times over.
+    json_values: int = 250_000
 
     index_depth: int = 3
     index_entries: int = 1_000
@@ -65,6 +75,8 @@ class Limits(Record, frozen=True):
     tar_entries: int = 1_000_000
     tar_name: int = 4 * KIB
     tar_depth: int = 128
+    # All names of one layer together: a million of an ordinary length.
+    tar_names: int = 128 * MIB
     tar_pax: int = 1 * MIB
     tar_pax_records: int = 1_000
 
@@ -72,12 +84,18 @@ class Limits(Record, frozen=True):
     scan_file: int = 4 * MIB
     scan_kept: int = 256 * MIB
     symlink_hops: int = 40
+    # Second passes over layers, for files that only a link makes interesting.
+    scan_passes: int = 3
 
     time_connect: float = 10.0
     time_head: float = 30.0
     time_silence: float = 30.0
     time_min_rate: int = 1 * KIB
     time_min_rate_window: float = 30.0
+    # How long a server keeps a quiet link: longer than the 600 s after which load balancers give one up.
+    time_keep_alive: float = 650.0
+    # Reading on after a refusal, so that the peer sees the answer and not a reset.
+    time_linger: float = 5.0
     time_operation: float = 60.0
     time_pull: float = 30 * 60.0
 
@@ -101,8 +119,13 @@ class Limits(Record, frozen=True):
     tunnel_in_flight: int = 64
     tunnel_waiting: int = 256
     tunnel_buffer: int = 8 * MIB
+    # engine.io packets in one poll body.
+    tunnel_packets: int = 1_024
     stream_buffer: int = 256 * KIB
     upload_head: int = 64 * KIB
+    # A relayed request's path and query, and the segments of its path (security.md §5.1).
+    filter_target: int = 8 * KIB
+    filter_segments: int = 64
     # A small answer goes as one event (design.md §5).
     answer_inline: int = 16 * KIB
 

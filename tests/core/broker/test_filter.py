@@ -1,0 +1,279 @@
+"""The filter against the established matcher's verdicts, the hostile lines, and rules of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from towline.core import LIMITS, RemoteProtocolError, Secret
+from towline.core.broker import DEFAULT_AGENT_RULES, AcceptRules, Allowed, Denied, Filter, default_server_rules
+
+TESTS = Path(__file__).parents[2]
+VECTORS = json.loads((TESTS / "vectors" / "broker" / "filters.json").read_text())
+VARIABLES = {"CR_AGENT_URL": "http://127.0.0.1:17350"}
+
+# Where we differ from the established matcher on purpose, each with the rule of security.md §5 that says so.
+# (ruleset, method, url, body) -> (its verdict, ours, rule)
+DEVIATIONS: dict[tuple[str, str, str, str | None], tuple[int, int, str]] = {
+    ("cra-private", "GET", "/healthcheck/", None): (0, -1, "2: no empty segment, so no optional final slash"),
+    ("cra-private", "GET", "/list/", None): (3, -1, "2"),
+    ("cra-private", "GET", "/list/?x", None): (3, -1, "2"),
+    ("cra-private", "GET", "/list-paginated/", None): (5, -1, "2"),
+    ("cra-public", "POST", "/v2/import/done/", None): (4, -1, "2"),
+    ("paths", "GET", "/opt/", None): (1, -1, "2"),
+    ("rootstar", "GET", "/a/", None): (0, -1, "2"),
+    ("cra-private", "GET", "/list/a;b", None): (4, -1, "2: no path parameters"),
+    ("cra-private", "GET", "/HEALTHCHECK", None): (0, -1, "3: the fixed part is compared with case"),
+    ("cra-public", "POST", "/V2/IMPORT/DONE", None): (4, -1, "3"),
+    ("cra-private", "GET", "/healthcheck#f", None): (0, -1, "1: no fragment"),
+    ("query", "GET", "/q?path=a.json#frag", None): (0, -1, "1"),
+    ("cra-private", "GET", "/list/é", None): (4, -1, "1: printable ASCII"),
+    ("cra-private", "GET", "/list/a\\..\\b", None): (4, -1, "1: no backslash"),
+    ("cra-private", "GET", "/list/ a", None): (4, -1, "1: no space"),
+    ("cra-private", "GET", "/list/a\0b", None): (4, -1, "1: no control byte"),
+    ("cra-private", "GET", "/list/%2e%2e/secret", None): (4, -1, "4: decoded once, no dot segment (Q1)"),
+    ("cra-private", "GET", "/list/..%2fsecret", None): (4, -1, "4"),
+    ("cra-private", "GET", "/list/%C3%A9", None): (4, -1, "4: the tail's alphabet"),
+    ("cra-private", "GET", "/list/*", None): (4, -1, "4"),
+    ("cra-private", "GET", "/list/(x)", None): (4, -1, "4"),
+    ("paths", "GET", "/repos/a%2Fc/b/x", None): (0, -1, "4: a named segment holds no %2F"),
+    ("cra-private", "GET", "/list", None): (3, -1, "9: asked as `get`; the method comes in capitals"),
+    ("body", "POST", "/d", '{"x":1}'): (2, -1, "7: the value counts, and its type (§12, against Q5)"),
+    ("body", "POST", "/d?k=w", '{"x":"2"}'): (2, -1, "7"),
+    ("body", "POST", "/n", '{"a":{"b":1}}'): (5, -1, "7"),
+    ("body", "POST", "/re", "{}"): (3, -1, "7: patterns are tested on texts only"),
+    ("body", "POST", "/re", ""): (3, -1, "7"),
+    ("body", "POST", "/re", '{"query":["abc"]}'): (3, -1, "7"),
+    ("header", "GET", "/h", None): (-1, 0, "8: names without case"),
+    ("header", "GET", "/h3", None): (-1, 2, "8"),
+}
+
+
+def rule_of(verdict: Allowed | Denied) -> int:
+    return verdict.rule if isinstance(verdict, Allowed) else -1
+
+
+def test_established_verdicts_but_for_the_listed_deviations() -> None:
+    filters = {
+        name: Filter(AcceptRules.load({"private": rules}).private, VARIABLES)
+        for name, rules in VECTORS["rulesets"].items()
+    }
+    differing: dict[tuple[str, str, str, str | None], tuple[int, int]] = {}
+    for case in VECTORS["cases"]:
+        asked = case["request"]
+        verdict = filters[case["ruleset"]].decide(asked["method"], asked["url"], asked["headers"], asked.get("body"))
+        if rule_of(verdict) != case["match"]:
+            key = (case["ruleset"], asked["method"].upper(), asked["url"], asked.get("body"))
+            differing[key] = (case["match"], rule_of(verdict))
+    assert differing == {key: (theirs, ours) for key, (theirs, ours, _) in DEVIATIONS.items()}
+    assert len(VECTORS["cases"]) == 170
+
+
+def test_hostile_lines() -> None:
+    folder = TESTS / "hostile"
+    run = subprocess.run(
+        [sys.executable, "filter_check.py", "filter_public.jsonl", "--py", "adapters:filter_verdict", "--strict"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "128 lines, 0 missed" in run.stdout
+
+
+def private(*rules: dict[str, Any], variables: dict[str, str | Secret] | None = None, strict: bool = True) -> Filter:
+    return Filter(AcceptRules.load({"private": list(rules)}).private, variables or dict(VARIABLES), strict=strict)
+
+
+def test_default_rules_are_those_of_the_registry_agent() -> None:
+    theirs = {(rule["method"], rule["path"]) for rule in VECTORS["rulesets"]["cra-private"]}
+    ours = {(rule.method, rule.path) for rule in DEFAULT_AGENT_RULES.private}
+    assert theirs < ours
+    assert {("GET", "/jobs/:id"), ("POST", "/scan-batch"), ("GET", "/events")} < ours
+    callbacks = {(rule["method"], rule["path"]) for rule in VECTORS["rulesets"]["cra-public"]}
+    assert callbacks < {(rule.method, rule.path) for rule in DEFAULT_AGENT_RULES.public}
+    assert callbacks < {(rule.method, rule.path) for rule in default_server_rules().private}
+    verdict = Filter(DEFAULT_AGENT_RULES.private, VARIABLES).decide("POST", "/scan", {}, b"{}")
+    assert isinstance(verdict, Allowed)
+    assert verdict.upstream is not None
+    assert str(verdict.upstream.url.origin) == "http://127.0.0.1:17350"
+
+
+def test_established_reading_of_a_body_value_is_an_option() -> None:
+    rule = {"method": "POST", "path": "/d", "valid": [{"path": "x", "value": "1"}]}
+    assert isinstance(private(rule).decide("POST", "/d", {}, b'{"x":"2"}'), Denied)
+    assert isinstance(private(rule, strict=False).decide("POST", "/d", {}, b'{"x":"2"}'), Allowed)
+    assert isinstance(private(rule, strict=False).decide("POST", "/d", {}, b'{"x":0}'), Denied)
+
+
+@pytest.mark.parametrize(
+    ("auth", "expected"),
+    [
+        ({"scheme": "basic", "username": "${U}", "password": "${P}"}, "Basic dTpw"),
+        ({"scheme": "basic", "token": "u:p"}, "Basic dTpw"),
+        ({"scheme": "bearer", "token": "${P}"}, "Bearer p"),
+        ({"scheme": "token", "token": "${P}"}, "Token p"),
+        ({"scheme": "raw", "token": "${P}"}, "p"),
+    ],
+)
+def test_authorization_of_a_rule(auth: dict[str, str], expected: str) -> None:
+    rule = {"method": "GET", "path": "/a", "origin": "http://up", "auth": auth}
+    verdict = private(rule, variables={"U": "u", "P": Secret("p")}).decide("GET", "/a", {"Authorization": "theirs"})
+    assert isinstance(verdict, Allowed)
+    assert verdict.authorization == Secret(expected)
+    assert "Authorization" not in verdict.headers
+    assert "authorization=***" in repr(verdict)
+
+
+@pytest.mark.parametrize(
+    ("origin", "url", "prefix", "authorization"),
+    [
+        ("agent:8081", "https://agent:8081/", "", None),
+        ("http://u:p%40@agent/api/", "http://agent/api/", "/api", "Basic dTpwQA=="),
+        ("https://tok@agent", "https://agent/", "", "token tok"),
+    ],
+)
+def test_origins(origin: str, url: str, prefix: str, authorization: str | None) -> None:
+    verdict = private({"path": "/a", "origin": origin}).decide("GET", "/a", {})
+    assert isinstance(verdict, Allowed)
+    assert verdict.upstream is not None
+    assert (str(verdict.upstream.url), verdict.upstream.prefix) == (url, prefix)
+    assert verdict.authorization == (None if authorization is None else Secret(authorization))
+
+
+def test_an_origin_that_leads_nowhere_denies_and_warns_without_secrets() -> None:
+    rules = private({"path": "/a", "origin": "${NOWHERE}"}, {"path": "/b", "origin": "http://user:hunter2@"})
+    assert len(rules.warnings) == 2
+    assert "hunter2" not in "".join(rules.warnings)
+    assert isinstance(rules.decide("GET", "/a", {}), Denied)
+    assert isinstance(rules.decide("GET", "/b", {}), Denied)
+
+
+@pytest.mark.parametrize(
+    ("document", "where"),
+    [
+        ("{", "accept file"),
+        ("[]", "accept file"),
+        ("{}", "at least one rule"),
+        ({"private": {}}, "private"),
+        ({"private": ["x"]}, "private[0]"),
+        ({"private": [{"path": 7}]}, "private[0].path"),
+        ({"private": [{"path": "/a(b"}]}, "private[0].path"),
+        ({"private": [{"path": "/:a([)"}]}, "private[0].path"),
+        ({"public": [{"path": "/a", "valid": {}}]}, "public[0].valid"),
+        ({"public": [{"path": "/a", "valid": [{"x": 1}]}]}, "public[0].valid[0]"),
+        ({"public": [{"path": "/a", "valid": [{"path": "a..b"}]}]}, "public[0].valid[0].path"),
+        ({"public": [{"path": "/a", "valid": [{"path": "a", "regex": "(?=a)"}]}]}, "public[0].valid[0].regex"),
+        ({"public": [{"path": "/a", "valid": [{"path": "a", "regex": r"(a)\1"}]}]}, "public[0].valid[0].regex"),
+        ({"public": [{"path": "/a", "valid": [{"path": "a", "regex": "(a{1000}){1000}"}]}]}, "valid[0].regex"),
+        ({"public": [{"path": "/a", "valid": [{"queryParam": "q", "values": "v"}]}]}, "public[0].valid[0].values"),
+        ({"public": [{"path": "/a", "valid": [{"queryParam": "q", "values": ["!v"]}]}]}, "valid[0].values[0]"),
+        ({"public": [{"path": "/a", "valid": [{"queryParam": "q", "values": ["@(v)"]}]}]}, "valid[0].values[0]"),
+        ({"public": [{"path": "/a", "auth": {"scheme": "x"}}]}, "public[0].auth.scheme"),
+        ({"public": [{"path": "/a", "auth": {"scheme": "raw"}}]}, "public[0].auth.token"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_where(document: Any, where: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        AcceptRules.load(document)
+    assert caught.value.kind == "invalid-configuration"
+    assert where in caught.value.message
+
+
+def test_keys_of_the_established_broker_load_without_effect() -> None:
+    rules = AcceptRules.load(
+        '{"private":[{"//":"x","method":"get","path":"/a","stream":true,"requiredCapabilities":["y"]}],"public":[]}'
+    )
+    assert rules.private[0].method == "GET"
+    shown = AcceptRules.load(
+        {"private": [{"path": "/a", "origin": "http://u:hunter2@h", "auth": {"scheme": "raw", "token": "hunter2"}}]}
+    ).shown()
+    assert "hunter2" not in json.dumps(shown)
+
+
+def test_patterns_are_linear() -> None:
+    rule = {"method": "POST", "path": "/(a+)+x", "valid": [{"path": "a", "regex": "(a|a)*(a|a)*(a|a)*b"}]}
+    body = json.dumps({"a": "a" * 50_000}).encode()
+    assert isinstance(private(rule).decide("POST", "/" + "a" * 8_000, {}, body), Denied)
+
+
+CANONICAL = st.lists(
+    st.text("abcXYZ019._-:@+=~", min_size=1, max_size=8).filter(lambda part: part not in (".", "..")),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(CANONICAL, st.data())
+def test_what_is_allowed_decodes_to_a_canonical_match(segments: list[str], data: st.DataObject) -> None:
+    path = "/list/" + "/".join(segments)
+    spelled = "".join(
+        f"%{ord(char):02x}" if at > 5 and data.draw(st.booleans()) else char for at, char in enumerate(path)
+    )
+    rules = Filter(DEFAULT_AGENT_RULES.private, VARIABLES)
+    verdict = rules.decide("GET", spelled, {})
+    assert isinstance(verdict, Allowed)
+    assert verdict.target == spelled
+
+
+@given(st.text(st.characters(max_codepoint=0x2FF), max_size=60) | st.text("/.%25ea?&=list", max_size=60))
+def test_no_target_is_allowed_whose_decoded_path_is_not_canonical(target: str) -> None:
+    from urllib.parse import unquote
+
+    verdict = Filter(DEFAULT_AGENT_RULES.private, VARIABLES).decide("GET", "/list/" + target, {})
+    if isinstance(verdict, Allowed):
+        path = unquote(verdict.target.partition("?")[0])
+        assert path.startswith("/list/")
+        assert not {"", ".", ".."}.intersection(path[1:].split("/"))
+        assert "%" not in path
+        assert "\\" not in path
+
+
+def test_limits_are_exact() -> None:
+    rules = private({"path": "/*"})
+    most = LIMITS.filter_target
+    assert isinstance(rules.decide("GET", "/" + "a" * (most - 1), {}), Allowed)
+    assert isinstance(rules.decide("GET", "/" + "a" * most, {}), Denied)
+    assert isinstance(rules.decide("GET", "/a" * LIMITS.filter_segments, {}), Allowed)
+    assert isinstance(rules.decide("GET", "/a" * (LIMITS.filter_segments + 1), {}), Denied)
+    names = {f"x-{at}": "1" for at in range(LIMITS.http_headers)}
+    assert isinstance(rules.decide("GET", "/a", names), Allowed)
+    assert isinstance(rules.decide("GET", "/a", {**names, "y": "1"}), Denied)
+    assert isinstance(rules.decide("GET", "/a", {"x": "a" * (LIMITS.http_header - 1)}), Allowed)
+    assert isinstance(rules.decide("GET", "/a", {"x": "a" * LIMITS.http_header}), Denied)
+    assert isinstance(rules.decide("GET", "/a", {"A": "1", "a": "1"}), Denied)
+
+
+def test_query_conditions_refuse_ambiguity() -> None:
+    rules = private({"path": "/f", "valid": [{"queryParam": "ref", "values": ["main", "v*", "a/**", "{x,y}[0-9]"]}]})
+    allowed = ["ref=v1", "ref=main&x=1", "ref=a/b/c", "ref=x7", "ref=y0", "%72ef=main"]
+    denied = ["ref=v1;ref=dev", "ref=v1&%72ef=dev", "ref=v1&ref[]=dev", "ref=v%00", "ref=v%ff", "ref=a/..", "ref=x77"]
+    assert [q for q in allowed if not isinstance(rules.decide("GET", "/f?" + q, {}), Allowed)] == []
+    assert [q for q in denied if not isinstance(rules.decide("GET", "/f?" + q, {}), Denied)] == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"kind":"image","kind":"image"}',
+        b'{"kind":"image"}x',
+        b"[" * 100_000,
+        b'{"kind":"image","a":' + b"[" * 65 + b"]" * 65 + b"}",
+        b'{"kind":"image","n":' + b"1" * 65 + b"}",
+        b'{"kind":"image","n":NaN}',
+        b'{"kind":"image"\xff}',
+        b'{"kind":"image","n":1e99999999999999999999}',
+    ],
+)
+def test_body_conditions_need_strict_json(body: bytes) -> None:
+    rules = private({"method": "POST", "path": "/b", "valid": [{"path": "kind", "value": "image"}]})
+    assert isinstance(rules.decide("POST", "/b", {}, b'{"kind":"image","n":1.5e3}'), Allowed)
+    assert isinstance(rules.decide("POST", "/b", {}, body), Denied)
