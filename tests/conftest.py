@@ -1,0 +1,90 @@
+"""What tests share: the images of the corpus, and the real peers.
+
+A missing peer is a failure in CI and a named skip elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+CLONE = TESTS.parent
+STOCK = TESTS / "interop" / "stock"
+SNYK_BROKER_CACHE = CLONE / ".peers-cache" / "snyk-broker"
+
+
+def find_peer(name: str) -> str | None:
+    """Return the path of a peer's program, or None."""
+    if name in ("snyk-broker-server", "snyk-broker-client"):
+        there = (SNYK_BROKER_CACHE / "node_modules" / "snyk-broker").is_dir() and shutil.which("node")
+        return str(STOCK / name) if there else None
+    return shutil.which(name, path=os.environ.get("PATH", os.defpath) + os.pathsep + "/usr/sbin")
+
+
+def need_peer(name: str) -> str:
+    """Return the path of a peer's program; without it fail where CI=true, skip elsewhere."""
+    found = find_peer(name)
+    if found is None:
+        said = f"missing peer: {name} (tests/peers.sh installs it)"
+        if os.environ.get("CI", "").lower() == "true":
+            pytest.fail(said)
+        pytest.skip(said)
+    return found
+
+
+@pytest.fixture(scope="session")
+def peer() -> Callable[[str], str]:
+    """`peer("skopeo")` is the path of the program, or the end of the test."""
+    return need_peer
+
+
+@pytest.fixture(scope="session")
+def snyk_broker_environment() -> dict[str, str]:
+    """The environment in which `peer("snyk-broker-server")` and `-client` start."""
+    return {**os.environ, "SNYK_BROKER_CACHE": str(SNYK_BROKER_CACHE)}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with every image of the corpus: `NAME.oci`, `NAME.oci.tar`, `NAME.docker.tar`, `NAME.json`."""
+    need_peer("zstd")
+    out = tmp_path_factory.mktemp("corpus")
+    made = subprocess.run(
+        [sys.executable, TESTS / "corpus" / "make-corpus", out], capture_output=True, text=True, timeout=100
+    )
+    assert made.returncode == 0, made.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def expected() -> Callable[[str], dict[str, Any]]:
+    """`expected("deb-bookworm")` is what a scan of that image must find, and from whom we know."""
+
+    def load(name: str) -> dict[str, Any]:
+        told: dict[str, Any] = json.loads((TESTS / "corpus" / "expected" / f"{name}.json").read_text())
+        return told
+
+    return load
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """Return a loopback port that nobody had a moment ago, for a peer that cannot choose its own."""
+
+    def choose() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+            return port
+
+    return choose

@@ -1,0 +1,75 @@
+"""The shared fixtures keep their word: named skips here, failures in CI, images that build."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def shared() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("shared_conftest", HERE / "conftest.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_missing_peer_is_a_named_skip(shared: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="missing peer: no-such-program"):
+        shared.need_peer("no-such-program")
+
+
+def test_a_missing_peer_fails_in_ci(shared: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="missing peer: no-such-program"):
+        shared.need_peer("no-such-program")
+
+
+def test_the_corpus_has_every_image_that_is_expected(corpus: Path, expected: Callable[[str], dict[str, Any]]) -> None:
+    names = sorted(path.stem for path in (HERE / "corpus" / "expected").glob("*.json"))
+    for name in names:
+        assert (corpus / f"{name}.oci" / "index.json").is_file(), name
+        assert json.loads((corpus / f"{name}.json").read_text())
+        assert expected(name)["truth"]
+
+
+def test_peers_without_anything_names_each_and_fails_only_in_ci(tmp_path: Path) -> None:
+    """On a machine with no peers and no installer, the script says what is missing and lets the rest run."""
+    (tmp_path / "tests" / "interop" / "stock" / "npm").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "tests" / "peers.sh"
+    script.write_text((HERE / "peers.sh").read_text().replace('PATH="$PATH:/usr/sbin:/sbin"', 'PATH="$PATH"'))
+    package = "tests/interop/stock/npm/package.json"
+    (tmp_path / package).write_text((HERE.parent / package).read_text())
+    for tool in ("bash", "dirname", "sed", "id", "touch"):
+        (tmp_path / "bin" / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
+    environment = {"PATH": str(tmp_path / "bin"), "PEERS": "no"}
+    told = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, timeout=30)
+    assert told.returncode == 0, told.stderr
+    for name in ("skopeo", "docker-registry", "nginx", "node", "npm", "snyk-broker"):
+        assert f"missing {name};" in told.stderr
+    assert not (tmp_path / ".peers").exists()
+    told = subprocess.run(["bash", script], env={**environment, "CI": "true"}, capture_output=True, timeout=30)
+    assert told.returncode == 1
+
+
+def test_the_lock_file_names_no_host() -> None:
+    lock = json.loads((HERE / "interop" / "stock" / "npm" / "package-lock.json").read_text())
+    packages = [package for path, package in lock["packages"].items() if path]
+    assert len(packages) > 100
+    assert not any("resolved" in package for package in packages)
+    assert all("integrity" in package or package.get("link") for package in packages)
+    assert os.access(HERE / "peers.sh", os.X_OK)
