@@ -1,5 +1,6 @@
 """Tunnels: websocket or long polling, engine.io, Primus and emitter packets, from both ends (broker-protocol.md §1)."""
 
+from towline.core.tunnel._client import TunnelClient
 from towline.core.tunnel._events import (
     Acked,
     Arrived,
@@ -31,6 +32,7 @@ __all__ = [
     "SessionClosed",
     "SessionOpened",
     "TunnelBusy",
+    "TunnelClient",
     "TunnelClosed",
     "TunnelConfig",
     "TunnelIdentified",

@@ -1,0 +1,281 @@
+"""RFC 6455 after the handshake: frames in, whole messages out, and the other way round.
+
+wsproto reads and judges every frame. Frames are written here: wsproto would draw a client's masking keys from the
+operating system, and chance is an argument in the core.
+
+Three things are bounded that a correct peer may still overdo. A message's length is refused as soon as it is
+announced. Pings are answered a hundred times a second, after that only the latest of each second. And what is sent
+but not known to have arrived is counted, by a ping of our own after each 256 KiB, whose pong says how far the peer
+has read: `unconfirmed` is what a slow peer makes us, or our driver, hold.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from collections import deque
+from typing import Final, Literal, TypeAlias
+
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import (
+    CloseReason,
+    FrameDecoder,
+    FrameProtocol,
+    Opcode,
+    ParseFailed,
+    RsvBits,
+    XorMaskerSimple,
+)
+
+from towline.core._contract import Data, Instant, Record
+from towline.core._entropy import Entropy
+from towline.core._limits import LIMITS, Limits
+
+GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 §1.3
+
+TEXT: Final = 0x1
+CLOSE: Final = 0x8
+PING: Final = 0x9
+PONG: Final = 0xA
+
+MARK_EVERY: Final = 256 * 1024
+MARK: Final = b"towline:"
+
+
+class Text(Record, frozen=True):
+    """One whole text message, as UTF-8 that was checked."""
+
+    data: bytes
+
+
+class Binary(Record, frozen=True):
+    """One whole binary message. The tunnel speaks text only."""
+
+    data: bytes
+
+
+class PeerClosed(Record, frozen=True):
+    """The peer sent a close frame, and it was answered. `code` is None when it gave none."""
+
+    code: int | None
+
+
+class Violated(Record, frozen=True):
+    """The peer broke the protocol, and a close frame with this code was queued for it."""
+
+    code: int
+    why: str
+
+
+FrameEvent: TypeAlias = Text | Binary | PeerClosed | Violated
+
+
+def accept_value(key: str) -> str:
+    """Return the Sec-WebSocket-Accept that proves a server read this Sec-WebSocket-Key (RFC 6455 §4.2.2)."""
+    return base64.b64encode(hashlib.sha1((key + GUID).encode("ascii", "replace")).digest()).decode("ascii")
+
+
+def key_is_sound(key: str) -> bool:
+    """Return whether a Sec-WebSocket-Key is base64 of 16 bytes (RFC 6455 §4.1)."""
+    try:
+        return len(base64.b64decode(key, validate=True)) == 16
+    except (binascii.Error, ValueError):
+        return False
+
+
+def frame(opcode: int, payload: Data, mask: bytes | None = None) -> bytes:
+    """Return one whole frame, masked with the four bytes of `mask` if given (RFC 6455 §5.2)."""
+    size = len(payload)
+    flag = 0x80 if mask is not None else 0
+    head = bytearray([0x80 | opcode])
+    if size <= 125:
+        head.append(flag | size)
+    elif size <= 0xFFFF:
+        head.append(flag | 126)
+        head += size.to_bytes(2, "big")
+    else:
+        head.append(flag | 127)
+        head += size.to_bytes(8, "big")
+    if mask is None:
+        return b"".join((head, payload))
+    return b"".join((head, mask, XorMaskerSimple(mask).process(bytearray(payload))))
+
+
+class _LengthGuard(Extension):
+    """Refuses a frame when its head announces more than its message may still hold."""
+
+    name = "towline-length-guard"
+
+    def __init__(self, bound: int) -> None:
+        self.bound = bound
+        self.before = 0  # bytes in the finished frames of the message that is coming in
+        self.announced = 0  # bytes of the frame whose head was read last; a head may be read twice if cut
+        self.control = False
+
+    def offer(self) -> bool:
+        return False
+
+    def enabled(self) -> bool:
+        return True
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        self.control = opcode.iscontrol()
+        if not self.control:
+            self.announced = payload_length
+            if self.before + payload_length > self.bound:
+                return CloseReason.MESSAGE_TOO_BIG
+        return RsvBits(False, False, False)
+
+    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> None:
+        if not self.control:
+            self.before = 0 if fin else self.before + self.announced
+
+
+class WebSocket:
+    """One websocket after its 101, seen from either end. A part: its owner forwards bytes both ways.
+
+    After PeerClosed or Violated there are no more events; what `output` still holds is to be sent, then closed.
+    """
+
+    def __init__(
+        self,
+        role: Literal["client", "server"],
+        *,
+        entropy: Entropy,
+        limits: Limits = LIMITS,
+        message: int | None = None,
+    ) -> None:
+        self._client = role == "client"
+        self._entropy = entropy
+        self._limits = limits
+        guard = _LengthGuard(message if message is not None else limits.ws_message)
+        self._frames = FrameProtocol(client=self._client, extensions=[guard])
+        self._message = bytearray()
+        self._fragments = 0
+        self._out: deque[bytes] = deque()
+        self._over = False
+        self._closing = False
+        # Pings answered in the second that began at `_second`; the latest one beyond the allowance waits for its end.
+        self._second: Instant = float("-inf")
+        self._answered = 0
+        self._late_ping: bytes | None = None
+        # Bytes sent so far, how many of them the peer has read, and the mark that is under way.
+        self._sent = 0
+        self._confirmed = 0
+        self._marked: int | None = None
+
+    def __repr__(self) -> str:
+        return f"WebSocket(over={self._over}, unconfirmed={self.unconfirmed})"
+
+    @property
+    def unconfirmed(self) -> int:
+        """Bytes that were sent and that the peer may not have read yet; up to MARK_EVERY of them are not news."""
+        return self._sent - self._confirmed
+
+    def receive(self, data: Data, now: Instant) -> list[FrameEvent]:
+        """Take bytes from the link and return what they complete."""
+        if self._over:
+            return []
+        events: list[FrameEvent] = []
+        try:
+            self._frames.receive_bytes(bytes(data))
+            for part in self._frames.received_frames():
+                self._take(part.opcode, part.payload, part.frame_finished, part.message_finished, events, now)
+                if self._over:
+                    break
+        except ParseFailed as broken:
+            self._violated(int(broken.code), str(broken), events)
+        return events
+
+    def send_text(self, payload: Data) -> None:
+        """Queue one text message: UTF-8 bytes."""
+        if not self._closing:
+            self._write(TEXT, payload)
+            self._mark()
+
+    def send_close(self, code: int | None = None) -> None:
+        """Queue a close frame; nothing is sent after it."""
+        if not self._closing:
+            self._write(CLOSE, b"" if code is None else code.to_bytes(2, "big"))
+            self._closing = True
+
+    def output(self) -> list[bytes]:
+        """Return the bytes to transmit, and forget them."""
+        out = list(self._out)
+        self._out.clear()
+        return out
+
+    def deadline(self) -> Instant | None:
+        return self._second + 1.0 if self._late_ping is not None else None
+
+    def wake(self, now: Instant) -> None:
+        """Answer the ping that waited for the next second."""
+        if self._late_ping is not None and now >= self._second + 1.0:
+            payload, self._late_ping = self._late_ping, None
+            self._answer_ping(payload, now)
+
+    def _take(
+        self,
+        opcode: Opcode,
+        payload: object,
+        frame_done: bool,
+        message_done: bool,
+        events: list[FrameEvent],
+        now: Instant,
+    ) -> None:
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            if isinstance(payload, str):
+                self._message += payload.encode()
+            elif isinstance(payload, bytes | bytearray):
+                self._message += payload
+            self._fragments += frame_done
+            if self._fragments > self._limits.ws_fragments:
+                self._violated(CloseReason.POLICY_VIOLATION, "too many fragments in one message", events)
+            elif message_done:
+                whole = bytes(self._message)
+                events.append(Text(whole) if opcode is Opcode.TEXT else Binary(whole))
+                self._message, self._fragments = bytearray(), 0
+        elif opcode is Opcode.PING and isinstance(payload, bytes | bytearray):
+            self._answer_ping(bytes(payload), now)
+        elif opcode is Opcode.PONG and isinstance(payload, bytes | bytearray):
+            self._confirm(bytes(payload))
+        elif opcode is Opcode.CLOSE and isinstance(payload, tuple):
+            code = int(payload[0])
+            said = None if code == CloseReason.NO_STATUS_RCVD else code
+            self.send_close(said)
+            self._over = True
+            events.append(PeerClosed(said))
+
+    def _answer_ping(self, payload: bytes, now: Instant) -> None:
+        if now >= self._second + 1.0:
+            self._second, self._answered, self._late_ping = now, 0, None
+        if self._answered >= self._limits.ws_controls_per_second:
+            self._late_ping = payload
+        elif not self._closing:
+            self._answered += 1
+            self._write(PONG, payload)
+
+    def _mark(self) -> None:
+        if self._marked is None and self._sent - self._confirmed >= MARK_EVERY:
+            self._write(PING, MARK + self._sent.to_bytes(8, "big"))
+            self._marked = self._sent
+
+    def _confirm(self, payload: bytes) -> None:
+        # The mark's own frame is counted as sent and never confirmed by itself: a few bytes, gone with the next.
+        if self._marked is not None and payload == MARK + self._marked.to_bytes(8, "big"):
+            self._confirmed, self._marked = self._marked, None
+            self._mark()
+
+    def _violated(self, code: int, why: str, events: list[FrameEvent]) -> None:
+        self.send_close(code)
+        self._over = True
+        self._message.clear()
+        events.append(Violated(code, why))
+
+    def _write(self, opcode: int, payload: Data) -> None:
+        data = frame(opcode, payload, self._entropy.bytes(4) if self._client else None)
+        self._sent += len(data)
+        self._out.append(data)
