@@ -1,0 +1,494 @@
+"""One HTTP/1.1 link as its server: a request in, an answer out, then the next."""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterator
+from typing import Final, TypeAlias
+
+import h11
+
+from towline.core._contract import Data, Instant
+from towline.core._errors import LocalProtocolError
+from towline.core._limits import LIMITS, Limits
+from towline.core._script import Body, Broken, HeaderList, Tail
+from towline.core._table import Table
+from towline.core._wire import Close, Drop, Shut, Transmit
+from towline.core.http._framing import (
+    BodyReader,
+    BodyWriter,
+    Fault,
+    HeadFields,
+    HeadReader,
+    body_reader,
+    fields,
+    parse_head,
+)
+from towline.core.http._headers import FRAMING, Fields, members, without, written
+
+
+class RequestHead(Fields, frozen=True):
+    """A request began. `target` is byte for byte what stood in the request line; it begins with `/` or is `*`."""
+
+    method: str
+    target: str
+    version: str = "1.1"
+
+    @property
+    def upgrades_to(self) -> str | None:
+        """The protocol this request wants to switch to, in lower case, or None (RFC 9110 §7.8)."""
+        if self.version == "1.0" or "upgrade" not in members(self.all("connection")):
+            return None
+        return next(iter(members(self.all("upgrade"))), None)
+
+
+ServerEvent: TypeAlias = RequestHead | Body | Tail | Broken
+
+SERVER_TABLE: Final = Table(
+    "http server",
+    "idle",
+    {
+        ("idle", "head"): "asked",
+        ("idle", "fault"): "lingering",
+        ("idle", "end"): "closed",
+        ("idle", "last"): "closed",
+        ("asked", "answer head"): "answering",
+        ("asked", "upgrade"): "switched",
+        ("asked", "fault"): "lingering",
+        ("asked", "cut"): "closed",
+        ("answering", "answered"): "emptying",
+        ("answering", "cut"): "closed",
+        ("emptying", "next"): "idle",
+        ("emptying", "last"): "closed",
+        ("emptying", "linger"): "lingering",
+        ("emptying", "cut"): "closed",
+        ("lingering", "last"): "closed",
+        ("lingering", "cut"): "closed",
+    },
+    ends=frozenset({"closed", "switched"}),
+)
+
+
+class ServerConnection:
+    """The server's side of one link. The owner passes bytes in and executes `wishes()`.
+
+    idle       no request; a head may be on its way
+    asked      a request's head was handed out, no answer began; body bytes may be owed
+    answering  the answer's head is out, its body is not
+    emptying   the answer is complete, the rest of the request's body is read and dropped
+    lingering  the peer broke HTTP or was refused: the answer is out, what comes is dropped until it closes
+    switched   another protocol has the link
+    closed     the link is closed, or will be once the output has left
+
+    Requests are handled one after the other: the next is parsed when the answer to the last is complete.
+    A fault of the peer is answered with a 4xx or 5xx, where no answer has begun, and told as Broken where a
+    request was handed out.
+    """
+
+    def __init__(
+        self,
+        link: int,
+        now: Instant,
+        *,
+        limits: Limits = LIMITS,
+        keep_alive: float | None = None,
+        silence: float | None = None,
+    ) -> None:
+        """`keep_alive` is how long a quiet link is kept, limits.time_keep_alive by default. `silence` is how long a
+        request's body may pause; None for an owner that holds the peer back and so cannot tell its silence."""
+        self.link: Final = link
+        self.state = SERVER_TABLE.start
+        self.draining = False  # no further request is taken: the owner is stopping
+        self._limits = limits
+        self._keep_alive = limits.time_keep_alive if keep_alive is None else keep_alive
+        self._silence = silence
+        self._until: Instant | None = now + limits.time_head
+        self._events: deque[ServerEvent] = deque()
+        self._out: list[Data] = []
+        self._ending: Shut | Close | Drop | None = None
+        self._parser = self._new_parser()
+        self._head = HeadReader(limits, response=False)
+        self._reader: BodyReader | None = None  # None before a head and after the body's end
+        self._writer: BodyWriter | None = None
+        self._method = ""
+        self._version = "1.1"
+        self._bodiless = False  # the answer has no body, whatever its headers say
+        self._last = False  # this exchange is the last on this link
+        self._expects = False  # the peer waits for 100 before it sends its body
+        self._held = bytearray()  # what came behind the request that is being answered
+        self._peer_ended = False
+        self._dropped = 0  # bytes thrown away since the answer was complete
+
+    def __repr__(self) -> str:
+        return f"ServerConnection(link={self.link}, state={self.state})"
+
+    @property
+    def closed(self) -> bool:
+        """The owner has, or gets with the next `wishes()`, the wish to close the link; it may be forgotten then."""
+        return self.state == "closed"
+
+    @property
+    def idle(self) -> bool:
+        """No request is being received or answered."""
+        return self.state == "idle" and not len(self._head)
+
+    @property
+    def answerable(self) -> bool:
+        """A request was handed out and no answer to it began."""
+        return self.state == "asked"
+
+    @property
+    def body_complete(self) -> bool:
+        """The request's body came to its end."""
+        return self._reader is None
+
+    def deadline(self) -> Instant | None:
+        return self._until
+
+    # ── facts ──────────────────────────────────────────────────────────────────
+    def received(self, data: Data, now: Instant) -> None:
+        """Take bytes from the link."""
+        view = memoryview(data)
+        while len(view):
+            if self.state == "idle":
+                if not len(self._head):
+                    self._until = now + self._limits.time_head
+                view = self._read_head(view, now)
+            elif self.state in ("asked", "answering", "emptying") and self._reader is not None:
+                view = self._read_body(view, now)
+            elif self.state in ("asked", "answering"):
+                self._hold(view)
+                return
+            elif self.state == "lingering":
+                self._throw_away(len(view), now)
+                return
+            else:
+                return
+
+    def ended(self, now: Instant) -> None:
+        """The peer will send no more. It may still read: an answer under way is completed."""
+        self._peer_ended = True
+        if self.state == "idle":
+            self._finish("end", Close(self.link))
+        elif self.state in ("emptying", "lingering"):
+            self._finish("last", Close(self.link))
+        elif self.state in ("asked", "answering") and self._reader is not None:
+            self._events.append(Broken(f"{self._reader.end()}; the peer closed", "protocol-error"))
+            self._finish("cut", Drop(self.link))
+
+    def lost(self, why: str) -> None:
+        """The link is gone."""
+        if self.state in ("asked", "answering"):
+            self._events.append(Broken(why, "protocol-error"))
+        if self.state not in ("closed", "switched"):
+            self.state = "closed"
+        self._out.clear()
+        self._ending = None
+        self._until = None
+
+    def wake(self, now: Instant) -> None:
+        """The deadline came, if it did: close a link that is quiet or slow."""
+        if self._until is None or now < self._until:
+            return
+        if self.state == "idle" and not len(self._head):
+            self._finish("end", Close(self.link))
+        elif self.state == "idle" or (self.state == "asked" and self._reader is not None):
+            self._refuse(Fault(408, "expected the request sooner"), now)
+        elif self.state == "answering":
+            self._events.append(Broken("expected the rest of the request's body sooner", "timeout"))
+            self._finish("cut", Drop(self.link))
+        elif self.state in ("emptying", "lingering"):
+            self._finish("last", Close(self.link))
+
+    def drain(self, now: Instant) -> None:
+        """Take no further request: an idle link closes at once, another after its answer."""
+        self.draining = True
+        if self.idle:
+            self._finish("end", Close(self.link))
+
+    def next(self) -> ServerEvent | None:
+        """Return the next event: a RequestHead, its Body pieces, a Tail; or a Broken, the last one of its request."""
+        return self._events.popleft() if self._events else None
+
+    # ── the answer ─────────────────────────────────────────────────────────────
+    def want_body(self) -> None:
+        """The request's body is welcome: tell a peer that waits for a 100."""
+        if self._expects and self.state == "asked":
+            self._out.append(
+                self._parser.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+            )
+        self._expects = False
+
+    def respond(self, status: int, headers: HeaderList, body: Data = b"", *, now: Instant) -> None:
+        """Answer in one piece. Framing headers are set here; HEAD and 304 get the length and no body."""
+        self.respond_head(status, headers, length=len(body), now=now)
+        assert self._writer is not None
+        self._out.extend(self._writer.piece(body[: self._writer.left]))
+        self._answered(now)
+
+    def respond_head(self, status: int, headers: HeaderList, *, length: int | None = None, now: Instant) -> None:
+        """Begin an answer whose body follows by `send_body`; without a length it is chunked.
+
+        Raises:  RemoteProtocolError "bad-request" if a header cannot be written; the connection is unchanged
+        """
+        if self.state != "asked":
+            raise LocalProtocolError(f"expected a request that waits for its answer, got none ({self.state})")
+        if not 200 <= status <= 999:
+            raise LocalProtocolError(f"expected a final status, got {status}")
+        self._write_head(status, headers, length)
+        self._step("answer head")
+
+    def send_body(self, data: Data) -> None:
+        """Send the next bytes of the answer's body; dropped where the answer has none (HEAD, 204, 304)."""
+        if self.state != "answering" or self._writer is None:
+            raise LocalProtocolError(f"expected an answer that is under way, got {self.state}")
+        if self._bodiless:
+            return
+        if not self._writer.fits(len(data)):
+            raise LocalProtocolError(f"expected at most {self._writer.left} bytes of body, got {len(data)}")
+        self._out.extend(self._writer.piece(data))
+
+    def end_body(self, *, now: Instant) -> None:
+        """End the answer. One that is shorter than it announced is cut, so that the peer can tell."""
+        if self.state != "answering" or self._writer is None:
+            raise LocalProtocolError(f"expected an answer that is under way, got {self.state}")
+        if not self._writer.complete:
+            self.cut()
+            return
+        self._answered(now)
+
+    def cut(self) -> None:
+        """End the link so that the peer knows the answer is not complete."""
+        if self.state not in ("closed", "switched"):
+            self._finish("cut" if self.state != "idle" else "end", Drop(self.link))
+
+    def upgrade(self) -> bytes:
+        """Hand the link over to another protocol, and return the bytes that came after the request."""
+        if self.state != "asked" or self._reader is not None:
+            raise LocalProtocolError(f"expected a whole request without an answer, got {self.state}")
+        self._step("upgrade")
+        self._until = None
+        held, self._held = bytes(self._held), bytearray()
+        return held
+
+    def output(self) -> list[Data]:
+        """Return what is to be transmitted, in order, and forget it."""
+        out, self._out = self._out, []
+        return out
+
+    def wishes(self) -> Iterator[Transmit | Shut | Close | Drop]:
+        """Return what is wished for this link since the last call: its output, and its end, once."""
+        for data in self.output():
+            yield Transmit(self.link, data)
+        if self._ending is not None:
+            ending, self._ending = self._ending, None
+            yield ending
+
+    # ── inside ─────────────────────────────────────────────────────────────────
+    def _new_parser(self) -> h11.Connection:
+        return h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.http_trailers)
+
+    def _read_head(self, view: memoryview, now: Instant) -> memoryview:
+        try:
+            raw, view = self._head.feed(view)
+            if raw is None:
+                return view
+            event = parse_head(self._parser, raw)
+            assert isinstance(event, h11.Request)
+            head = fields(event)
+            method, target = event.method.decode("ascii"), event.target.decode("ascii")
+            if method == "CONNECT":
+                raise Fault(405, "expected a method other than CONNECT, got it")
+            if not target.startswith("/") and (target, method) != ("*", "OPTIONS"):
+                raise Fault(400, "expected a target that begins with /, got another form")
+            self._begin(head, method, now)
+        except Fault as fault:
+            self._refuse(fault, now)
+            return memoryview(b"")
+        self._step("head")
+        self._events.append(RequestHead(head.headers, method, target, head.version))
+        if self._reader is None:
+            self._events.append(Tail())
+        return view
+
+    def _begin(self, head: HeadFields, method: str, now: Instant) -> None:
+        reader = body_reader(self._parser, head, self._limits, response=False)
+        self._reader = None if reader.done else reader
+        self._writer = None
+        self._method = method
+        self._version = head.version
+        self._last = head.closes or self.draining
+        expects = head.version == "1.1" and "100-continue" in members(head.all("expect"))
+        self._expects = expects and self._reader is not None
+        self._until = now + self._silence if self._silence is not None and self._reader is not None else None
+
+    def _read_body(self, view: memoryview, now: Instant) -> memoryview:
+        assert self._reader is not None
+        self._expects = False
+        try:
+            for piece in self._reader.feed(view):
+                if self.state == "emptying":
+                    self._dropped += len(piece)
+                else:
+                    self._events.append(Body(piece))
+        except Fault as fault:
+            self._refuse(fault, now)
+            return memoryview(b"")
+        surplus = self._reader.surplus
+        if self._reader.done:
+            self._reader = None
+            self._until = None
+            if self.state == "emptying":
+                self._after_answer(now)
+            else:
+                self._events.append(Tail())
+        elif self.state == "emptying":
+            if self._dropped > self._limits.http_drain:
+                self._finish("last", Close(self.link))
+        elif self._silence is not None:
+            self._until = now + self._silence
+        return surplus
+
+    def _hold(self, view: memoryview) -> None:
+        if len(self._held) + len(view) > self._limits.http_pipeline:
+            self._last = True  # a request is lost from here on, so the link cannot go on after this answer
+            self._held.clear()
+        if not self._last:
+            self._held += view
+
+    def _answered(self, now: Instant) -> None:
+        """The answer is complete: go on to the next request, empty this one, or end."""
+        assert self._writer is not None
+        to_the_end = self._writer.to_the_end
+        self._out.extend(self._writer.end())
+        self._step("answered")
+        if self._reader is None:
+            if to_the_end:
+                self._finish("last", Close(self.link))
+                return
+            self._after_answer(now)
+            return
+        # The peer is still sending. A little more is read for the sake of the link; otherwise the peer is told to
+        # stop by an answer it can read, which a reset would take from it.
+        left = self._reader.left
+        if self._last or to_the_end or self._expects or left is None or left > self._limits.http_drain:
+            self._linger("linger", now)
+            return
+        self._dropped = 0
+        self._until = now + self._limits.time_silence
+
+    def _after_answer(self, now: Instant) -> None:
+        if self._last or self.draining or self._peer_ended:
+            self._finish("last", Close(self.link))
+            return
+        self._step("next")
+        self._parser = self._new_parser()
+        self._until = now + self._keep_alive
+        held, self._held = self._held, bytearray()
+        if held:
+            self.received(bytes(held), now)
+
+    def _refuse(self, fault: Fault, now: Instant) -> None:
+        """Answer the peer's fault, if no answer has begun, and take nothing more from it."""
+        if self.state == "emptying":
+            self._finish("last", Close(self.link))
+            return
+        if self.state == "answering":
+            self._events.append(Broken(fault.why, "protocol-error"))
+            self._finish("cut", Drop(self.link))
+            return
+        if self.state == "asked":
+            self._events.append(Broken(fault.why, "timeout" if fault.status == 408 else "protocol-error"))
+        self._last = True
+        code = {408: "TIMEOUT", 413: "REQUEST_TOO_LARGE", 431: "REQUEST_TOO_LARGE"}.get(fault.status, "BAD_REQUEST")
+        body = error_body(code, fault.why)
+        self._parser = self._new_parser()
+        self._write_head(fault.status, (("Content-Type", "application/json"),), len(body))
+        if not self._bodiless:
+            self._out.append(body)
+        self._reader = None
+        self._linger("fault", now)
+
+    def _linger(self, fed: str, now: Instant) -> None:
+        self._step(fed)
+        if self._peer_ended:
+            self._finish("last", Close(self.link))
+            return
+        self._ending = Shut(self.link)
+        self._dropped = 0
+        self._held.clear()
+        self._until = now + self._limits.time_linger
+
+    def _throw_away(self, size: int, now: Instant) -> None:
+        self._dropped += size
+        if self._dropped > self._limits.http_request_body:
+            self._finish("last", Close(self.link))
+
+    def _write_head(self, status: int, headers: HeaderList, length: int | None) -> None:
+        lines = written(without(headers, FRAMING))
+        self._bodiless = self._method == "HEAD" or status in (204, 304)
+        to_the_end = length is None and self._version == "1.0" and not self._bodiless
+        if length is not None and status != 204:
+            lines.append((b"Content-Length", b"%d" % length))
+        elif length is None and self._version != "1.0" and not self._bodiless:
+            lines.append((b"Transfer-Encoding", b"chunked"))
+        closes = "close" in members(v for k, v in headers if k.lower() == "connection" and isinstance(v, str))
+        self._last = self._last or to_the_end or closes or self.draining
+        if self._last and not closes:
+            lines.append((b"Connection", b"close"))
+        reason = REASONS.get(status, "")
+        head = h11.Response(status_code=status, headers=lines, reason=reason.encode("ascii"))
+        self._out.append(b"".join(self._parser.send_with_data_passthrough(head) or []))
+        self._writer = BodyWriter(0 if self._bodiless else length, to_the_end=to_the_end)
+
+    def _finish(self, fed: str, ending: Close | Drop) -> None:
+        self._step(fed)
+        self._ending = ending
+        self._until = None
+        self._held.clear()
+        self._reader = None
+
+    def _step(self, fed: str) -> None:
+        self.state = SERVER_TABLE.next(self.state, fed)
+
+
+def error_body(code: str, message: str) -> bytes:
+    """Return the small JSON body of an error answer (agent.md §5)."""
+    return json.dumps({"error": {"code": code, "message": message}}, separators=(",", ":")).encode("ascii")
+
+
+# For people who read the wire; the protocol does not need them.
+REASONS: Final[dict[int, str]] = {
+    200: "OK",
+    201: "Created",
+    202: "Accepted",
+    204: "No Content",
+    206: "Partial Content",
+    301: "Moved Permanently",
+    302: "Found",
+    303: "See Other",
+    304: "Not Modified",
+    307: "Temporary Redirect",
+    308: "Permanent Redirect",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    409: "Conflict",
+    410: "Gone",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+    505: "HTTP Version Not Supported",
+}
