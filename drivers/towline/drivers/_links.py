@@ -1,0 +1,228 @@
+"""One link: a socket that does not block, what waits to be sent on it, and who waits for room."""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from towline.core import KIB, Data
+from towline.drivers._tls import Tls
+
+# A link whose queue passes HIGH holds the links that fill it until it is down to LOW: two thirds of a link's
+# memory, and low enough that a slow reader holds its sender within a few round trips.
+HIGH: Final = 256 * KIB
+LOW: Final = 128 * KIB
+# Up to here the pieces are joined and sent with one `send`; above, copying costs more than `sendmsg` does.
+JOIN: Final = 64 * KIB
+# Linux takes 1024 pieces in one sendmsg; 64 of them are already more than a socket buffer.
+PIECES: Final = 64
+
+
+class Box:
+    """Something that fills up: a link's outbox, a stream's ring, the events nobody has read."""
+
+    __slots__ = ("waiters",)
+
+    def __init__(self) -> None:
+        # Links whose reading is paused until this has room.
+        self.waiters: set[Link] = set()
+
+    @property
+    def full(self) -> bool:
+        raise NotImplementedError
+
+
+class Link(Box):
+    """One byte stream, as the driver sees it. All of it is touched on the loop only."""
+
+    __slots__ = (
+        "accepted",
+        "cancel",
+        "deaf",
+        "early",
+        "ended",
+        "fault",
+        "held_by",
+        "number",
+        "open",
+        "peer",
+        "pieces",
+        "queued",
+        "reading",
+        "shared",
+        "shut",
+        "sock",
+        "tls",
+        "writing",
+    )
+
+    def __init__(self, number: int, peer: str) -> None:
+        super().__init__()
+        self.number = number
+        self.peer = peer
+        self.sock: socket.socket | None = None
+        self.tls: Tls | None = None
+        # The listener's name, for a link whose Accepted has not been said yet.
+        self.accepted: str | None = None
+        # The machine may use it: connected, and the handshake done.
+        self.open = False
+        self.shared = False
+        # We send no more after what is queued.
+        self.shut = False
+        # The machine has let go of it, or is over: nothing that comes is told any more.
+        self.deaf = False
+        # The peer sends no more.
+        self.ended = False
+        self.reading = False
+        self.writing = False
+        # Why sending failed; told as Lost once what the peer had sent before is read.
+        self.fault: str | None = None
+        self.held_by: set[Box] = set()
+        # What goes on the wire, and what waits to be encrypted until the handshake is done. `queued` counts both.
+        self.pieces: deque[Data] = deque()
+        self.early: list[Data] = []
+        self.queued = 0
+        # Stops the task that opens it.
+        self.cancel: Callable[[], None] | None = None
+
+    def __repr__(self) -> str:
+        state = "open" if self.open else "opening"
+        return f"Link({self.number}, {self.peer}, {state}, queued={self.queued})"
+
+    @property
+    def full(self) -> bool:
+        return self.queued > HIGH and not self.shared
+
+    @property
+    def roomy(self) -> bool:
+        """Whether links that wait for this one may go on."""
+        return self.queued <= LOW or self.shared
+
+    def put(self, data: Data) -> None:
+        """Queue bytes that go on the wire as they are."""
+        if data:
+            self.pieces.append(data)
+            self.queued += len(data)
+
+    def transmit(self, data: Data) -> None:
+        """Queue the machine's bytes; before the link is open they wait."""
+        if self.shut or self.fault is not None:
+            return
+        if self.tls is None:
+            self.put(data)
+        elif self.open:
+            self.tls.send(data)
+            self.put(self.tls.output())
+        else:
+            self.early.append(data)
+            self.queued += len(data)
+
+    def opened(self) -> None:
+        """The machine's bytes may go out."""
+        self.open = True
+        if self.tls is not None:
+            for data in self.early:
+                self.queued -= len(data)
+                self.tls.send(data)
+            self.early.clear()
+            if self.shut:
+                self.tls.close()
+            self.put(self.tls.output())
+
+    def finish(self) -> None:
+        """Send no more after what is queued."""
+        if not self.shut:
+            self.shut = True
+            if self.tls is not None and self.open:
+                self.tls.close()
+                self.put(self.tls.output())
+
+    def flush(self) -> bool:
+        """Send what the socket takes without waiting; return whether all of it is sent. Raises OSError."""
+        assert self.sock is not None
+        pieces = self.pieces
+        try:
+            while pieces:
+                if len(pieces) > 1 and self.queued <= JOIN:
+                    joined = b"".join(pieces)
+                    pieces.clear()
+                    pieces.append(joined)
+                if len(pieces) == 1:
+                    self._sent(self.sock.send(pieces[0]))
+                else:
+                    self._sent(self.sock.sendmsg([pieces[i] for i in range(min(len(pieces), PIECES))]))
+        except (BlockingIOError, InterruptedError):
+            return False
+        return True
+
+    def _sent(self, count: int) -> None:
+        self.queued -= count
+        while count:
+            first = self.pieces[0]
+            if count < len(first):
+                self.pieces[0] = memoryview(first)[count:]
+                return
+            count -= len(self.pieces.popleft())
+
+    def discard(self) -> None:
+        """Forget what is queued."""
+        self.pieces.clear()
+        self.early.clear()
+        self.queued = 0
+
+    def close(self, *, reset: bool) -> None:
+        """Close the socket; with a reset, so that the peer does not take a cut for an end."""
+        if self.sock is not None:
+            if reset:
+                try:
+                    self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                except OSError:
+                    pass
+            self.sock.close()
+            self.sock = None
+
+
+def delivered(sock: socket.socket) -> bool:
+    """Whether the peer's system has acknowledged all we sent. Where that cannot be asked: no."""
+    try:
+        import fcntl
+        import termios
+
+        unacknowledged = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0\0\0\0")
+    except (ImportError, OSError):
+        return False
+    return unacknowledged == b"\0\0\0\0"
+
+
+def dialled(family: int) -> socket.socket:
+    """Return a socket to connect with: it does not block, and waits for no full segment."""
+    # Named, because asyncio and trio set TCP_NODELAY only on sockets that say what they are.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock.setblocking(False)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return sock
+
+
+def listening(host: str, port: int) -> list[socket.socket]:
+    """Return sockets that listen on every address of `host`. With port 0 they share one port. Raises OSError."""
+    sockets: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, kind, _, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, kind, socket.IPPROTO_TCP)
+            sockets.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            chosen = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
+            sock.bind((address[0], chosen, *address[2:]))
+            sock.listen(1024)
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
