@@ -31,6 +31,7 @@ from towline.core import (
     Step,
     Tail,
     Transmit,
+    Wake,
     begin,
     clock,
     end,
@@ -60,7 +61,7 @@ class Echo:
         if self._over:
             return
         if not self._started:
-            if fact is not WAKE:
+            if not isinstance(fact, Wake):
                 raise LocalProtocolError(f"expected WAKE first, got {type(fact).__name__}")
             self._started = True
             self._until = now + PATIENCE
