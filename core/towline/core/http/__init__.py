@@ -8,8 +8,23 @@ from __future__ import annotations
 
 from towline.core.http._client import CLIENT_TABLE, ClientConnection, ClientEvent
 from towline.core.http._courier import USER_AGENT, Courier
+from towline.core.http._face import (
+    Answer,
+    AnswerBody,
+    AnswerCut,
+    AnswerEnd,
+    AnswerHead,
+    Asked,
+    Drain,
+    Face,
+    FaceCommand,
+    Gone,
+    ServerRequest,
+    server_request,
+)
 from towline.core.http._headers import CREDENTIAL, FRAMING, HOP_BY_HOP, members, strip_hop_by_hop, without
 from towline.core.http._pool import LINK_TABLE
+from towline.core.http._redirect import fetch_following
 from towline.core.http._server import (
     SERVER_TABLE,
     RequestHead,
@@ -20,12 +35,22 @@ from towline.core.http._server import (
 from towline.core.http._url import Origin, Url, redacted
 
 __all__ = [
+    "Answer",
+    "AnswerBody",
+    "AnswerCut",
+    "AnswerEnd",
+    "AnswerHead",
+    "Asked",
     "CLIENT_TABLE",
     "CREDENTIAL",
     "ClientConnection",
     "ClientEvent",
     "Courier",
+    "Drain",
     "FRAMING",
+    "Face",
+    "FaceCommand",
+    "Gone",
     "HOP_BY_HOP",
     "LINK_TABLE",
     "Origin",
@@ -33,11 +58,14 @@ __all__ = [
     "SERVER_TABLE",
     "ServerConnection",
     "ServerEvent",
+    "ServerRequest",
     "USER_AGENT",
     "Url",
     "error_body",
+    "fetch_following",
     "members",
     "redacted",
+    "server_request",
     "strip_hop_by_hop",
     "without",
 ]

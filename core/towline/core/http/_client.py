@@ -65,6 +65,7 @@ class ClientConnection:
         self.state = CLIENT_TABLE.start
         self.exchanges = 0  # requests sent on this link so far
         self.answered = False  # a byte of the current exchange's response came
+        self.poisoned = False  # bytes came that nobody asked for
         self._limits = limits
         self._events: deque[ClientEvent] = deque()
         self._out: list[Data] = []
@@ -187,6 +188,7 @@ class ClientConnection:
                 elif self.state == "reading":
                     view = self._read_body(view)
                 elif self.state == "idle":
+                    self.poisoned = True
                     self._step("bytes")
                 elif self.state == "switched":
                     self._leftover += view

@@ -95,6 +95,8 @@ class Courier(Generic[T]):
         elif isinstance(fact, Proved | Refused):
             self._take_verdict(fact)
         self._run(now)
+        if self._pool.sweep(now):
+            self._run(now)
 
     def poll(self) -> Any:
         return self._wishes.popleft() if self._wishes else None

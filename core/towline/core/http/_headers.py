@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 from towline.core._contract import Record
 from towline.core._errors import RemoteProtocolError
@@ -45,6 +45,13 @@ class Fields(Record, frozen=True):
     """Base of a head that came: its header fields, names in lower case, order and repeats kept."""
 
     headers: tuple[tuple[str, str], ...]
+
+    def __repr__(self) -> str:
+        # Values are left out: a login may be among them, and a target or a body may hold more.
+        return f"{type(self).__name__}({', '.join(name for name, _ in self.headers)})"
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("headers", [name for name, _ in self.headers])]
 
     def get(self, name: str) -> str | None:
         """Return the first value of a header, or None. `name` is lower case."""

@@ -126,6 +126,7 @@ class _Slot:
         self.connection: Final = ClientConnection(number, limits=limits)
         self.exchange: Exchange | None = exchange
         self.until: Instant | None = until
+        self.answered_at: Instant | None = None  # when its last response ended
 
     def __repr__(self) -> str:
         return f"_Slot({self.number}, {self.state})"
@@ -151,6 +152,7 @@ class Pool:
         self._slots: dict[int, _Slot] = {}
         self._idle: dict[PoolKey, list[_Slot]] = {}  # the last used at the end: it is the likeliest to be alive
         self._waiting: dict[PoolKey, deque[Exchange]] = {}
+        self._poisoned: list[_Slot] = []  # to be dropped when the scripts have had their answer
 
     def owns(self, link: int) -> bool:
         """True if this is an open link of the pool."""
@@ -162,14 +164,27 @@ class Pool:
         url = Url.parse(request.url)
         exchange = Exchange(request, url, self._headers(request, url), self._limits)
         written(exchange.headers)
-        idle = self._idle.get(exchange.key)
-        if idle:
-            self._send(idle.pop(), exchange, now)
+        slot = self._rested(exchange.key, now)
+        if slot is not None:
+            self._send(slot, exchange, now)
         elif self._has_room(exchange.key):
             self._open(exchange, now)
         else:
             self._waiting.setdefault(exchange.key, deque()).append(exchange)
         return exchange
+
+    def _rested(self, key: PoolKey, now: Instant) -> _Slot | None:
+        """Return an idle link for a new request.
+
+        Not one whose last response ended at this very instant, while another can be had: bytes that follow a
+        response are found out before they can pass for the answer to the next request (security.md T10).
+        """
+        idle = self._idle.get(key, [])
+        for slot in reversed(idle):
+            if slot.answered_at is None or slot.answered_at < now or not self._has_room(key):
+                idle.remove(slot)
+                return slot
+        return None
 
     def give_up(self, exchange: Exchange, now: Instant) -> None:
         """Nobody wants the rest of this exchange: keep its link if that is cheap, drop it otherwise."""
@@ -247,6 +262,14 @@ class Pool:
                 exchange.break_off(why, "timeout", now, sent=slot.state != "opening")
             self._remove(slot, Drop(slot.number), now)
 
+    def sweep(self, now: Instant) -> bool:
+        """Drop the links on which more came than was asked for; return whether there were any."""
+        poisoned, self._poisoned = self._poisoned, []
+        for slot in poisoned:
+            if slot.state == "idle":
+                self._remove(slot, Drop(slot.number), now)
+        return bool(poisoned)
+
     def deadline(self) -> Instant | None:
         """The next instant at which `wake` has something to do."""
         return min((due for slot in self._slots.values() if (due := slot.deadline()) is not None), default=None)
@@ -280,16 +303,22 @@ class Pool:
             if isinstance(event, Head):
                 slot.until = None
             exchange.put(event, now)
-        if connection.idle and slot.state in ("busy", "emptying"):
+            if exchange.unread > self._limits.tunnel_buffer:
+                why = f"expected the body to be read, got more than {self._limits.tunnel_buffer} bytes of it unread"
+                exchange.break_off(why, "too-busy", now)
+                self._remove(slot, Drop(slot.number), now)
+                return
+        if slot.state in ("busy", "emptying") and (connection.idle or (whole and connection.poisoned)):
             slot.step("answered")
             slot.exchange = None
-            self._free(slot, now)
+            slot.answered_at = now
+            if connection.idle:
+                self._free(slot, now)
+            else:
+                self._poisoned.append(slot)
         elif connection.state in ("closed", "switched"):
             # After a whole response the queue is empty: an orderly close, not a reset.
             self._remove(slot, Close(slot.number) if whole and ending is not None else ending, now)
-        elif exchange is not None and exchange.unread > self._limits.tunnel_buffer:
-            exchange.break_off(f"{exchange.unread} bytes of body came and nobody read them", "too-busy", now)
-            self._remove(slot, Drop(slot.number), now)
 
     def _stale(self, slot: _Slot, exchange: Exchange) -> bool:
         """True if a kept link died before it answered anything, so that asking again is safe."""
@@ -328,7 +357,7 @@ class Pool:
             self._wishes.append(Transmit(slot.number, data))
 
     def _remove(self, slot: _Slot, ending: Close | Drop | None, now: Instant, *, keep_room: bool = False) -> None:
-        if slot.state == "idle":
+        if slot in self._idle.get(slot.key, ()):
             self._idle[slot.key].remove(slot)
         slot.step("gone")
         slot.exchange = None

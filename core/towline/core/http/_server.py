@@ -35,6 +35,9 @@ class RequestHead(Fields, frozen=True):
     target: str
     version: str = "1.1"
 
+    def __repr__(self) -> str:
+        return f"RequestHead({self.method}, {', '.join(name for name, _ in self.headers)})"
+
     @property
     def upgrades_to(self) -> str | None:
         """The protocol this request wants to switch to, in lower case, or None (RFC 9110 §7.8)."""
