@@ -1,6 +1,7 @@
 """Tunnels: websocket or long polling, engine.io, Primus and emitter packets, from both ends (broker-protocol.md §1)."""
 
 from towline.core.tunnel._client import TunnelClient
+from towline.core.tunnel._ejson import Date
 from towline.core.tunnel._events import (
     Acked,
     Arrived,
@@ -19,23 +20,62 @@ from towline.core.tunnel._events import (
     TunnelOpened,
     Upgrade,
 )
+from towline.core.tunnel._messages import (
+    CAPABILITY_POST,
+    CAPABILITY_RECEIVE_POST,
+    ChunkPayload,
+    IdentifyPayload,
+    RequestPayload,
+    ResponsePayload,
+    Version,
+    notification,
+    read_chunk,
+    read_identify,
+    read_request,
+    read_response,
+    read_version,
+    write_chunk,
+    write_request,
+)
+from towline.core.tunnel._server import TunnelHost
+from towline.core.tunnel._state import CLIENT, SESSION, TRANSPORT
 
 __all__ = [
     "Acked",
     "Arrived",
+    "CAPABILITY_POST",
+    "CAPABILITY_RECEIVE_POST",
+    "CLIENT",
+    "ChunkPayload",
+    "Date",
     "HostConfig",
     "HttpRequest",
     "Identified",
+    "IdentifyPayload",
     "Ponged",
     "Reply",
+    "RequestPayload",
+    "ResponsePayload",
     "Role",
+    "SESSION",
     "SessionClosed",
     "SessionOpened",
+    "TRANSPORT",
     "TunnelBusy",
     "TunnelClient",
     "TunnelClosed",
     "TunnelConfig",
+    "TunnelHost",
     "TunnelIdentified",
     "TunnelOpened",
     "Upgrade",
+    "Version",
+    "notification",
+    "read_chunk",
+    "read_identify",
+    "read_request",
+    "read_response",
+    "read_version",
+    "write_chunk",
+    "write_request",
 ]
