@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
 from typing import Final, TypeAlias
 
 from towline.core._contract import Record
 from towline.core._entropy import Entropy
 from towline.core._limits import LIMITS, MIB, Limits
+from towline.core.http._date import http_date
 
 BACKOFF_BASE: Final = 1.0
 BACKOFF_CAP: Final = 5 * 60.0
@@ -102,8 +102,5 @@ def _retry_after(headers: tuple[tuple[str, str], ...], wall: float) -> float | N
     text = next((value for name, value in headers if name == "retry-after"), "").strip()
     if text.isascii() and text.isdigit() and len(text) <= 9:
         return float(text)
-    try:
-        when = parsedate_to_datetime(text).timestamp()
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return max(0.0, when - wall)
+    when = http_date(text)
+    return max(0.0, when - wall) if when is not None else None
