@@ -50,7 +50,9 @@ class Database:
         """Close the file; its write-ahead log is folded in."""
         with contextlib.suppress(sqlite3.Error):
             self.connection.close()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -102,6 +104,9 @@ class Database:
                     try:
                         answers.append(operation())
                     except Exception as error:
+                        if not self.connection.in_transaction:
+                            # A full disk may end the whole transaction, and with it what came before.
+                            raise
                         answers.append(error)
         except TowlineError as error:
             return [error for _ in operations]

@@ -16,7 +16,7 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._limits import KIB, LIMITS, Limits
 from towline.core.agent._json import canonical, decode_as, decode_bounded
 from towline.core.agent._routes import image_reference, platform_name, repository_name
-from towline.core.http._url import Origin, Url
+from towline.core.http import Origin, Url
 
 CONTRACT: Final = "cra/1"
 # The opaque context comes back with each message, so it must be small beside one.
