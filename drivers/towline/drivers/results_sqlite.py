@@ -197,6 +197,8 @@ class ResultsBox:
             whole = _whole(message)
         else:
             data = _part(message)
+            if self._has(sql, key, number):
+                return None  # a late part of another cut
             sql.execute(
                 "INSERT OR REPLACE INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (*key, number, message.part_count, message.part_index, message.body_sha256, data, len(data)),
@@ -214,6 +216,10 @@ class ResultsBox:
         # Parts of a coarser cut, which the sender gave up, go as well.
         sql.execute("DELETE FROM parts WHERE owner = ? AND job_id = ? AND number = ?", (*key, number))
         return whole
+
+    def _has(self, sql: sqlite3.Connection, key: tuple[str, str], number: int) -> bool:
+        found = sql.execute("SELECT 1 FROM results WHERE owner = ? AND job_id = ? AND number = ?", (*key, number))
+        return found.fetchone() is not None
 
     def _keep_results(self, sql: sqlite3.Connection, key: tuple[str, str], message: _Callback, whole: bytes) -> None:
         decoded = decode_bounded(whole, what="the joined result", limits=self._limits)
