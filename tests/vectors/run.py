@@ -1,6 +1,7 @@
 """Run a folder of registry vectors against the parsers: `python tests/vectors/run.py DIR`.
 
-Takes any folder with files of the format `registry-vectors/1`, told apart by their `kind`. Prints a line for each
+Takes any folder with files of the format `registry-vectors/1`, told apart by their `kind`; transcripts are played
+for the registry types that have a dialect. Prints a line for each
 file with what passed and failed, and each failure with what was expected and what came. Ends with 0 when all
 passed, 1 when one failed, 2 when there was nothing to run.
 """
@@ -33,6 +34,9 @@ from towline.core.registry import (
     realm_allowed,
     select,
 )
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import transcripts
 
 Vector = dict[str, Any]
 
@@ -151,15 +155,20 @@ def main(arguments: list[str]) -> int:
     ran = failures = 0
     for path, document in load(Path(arguments[0])):
         kind = document.get("kind", document.get("format", "unknown"))
-        vectors = document.get("vectors")
-        if document.get("format") != FORMAT or kind not in RUNNERS or not isinstance(vectors, list):
-            print(f"{path.name}: not run: kind {kind}")
+        if document.get("format") == FORMAT and kind == "transcript" and transcripts.playable(document):
+            scenarios = document["scenarios"]
+            results = [(scenario["name"], transcripts.play_scenario(document, scenario)) for scenario in scenarios]
+        elif document.get("format") == FORMAT and kind in RUNNERS and isinstance(document.get("vectors"), list):
+            results = [(vector.get("id", "?"), check(kind, vector)) for vector in document["vectors"]]
+        else:
+            of_type = f" of type {document['type']}" if kind == "transcript" and "type" in document else ""
+            print(f"{path.name}: not run: kind {kind}{of_type}")
             continue
-        wrong = [(vector.get("id", "?"), problem) for vector in vectors if (problem := check(kind, vector))]
-        print(f"{path.name}: {len(vectors) - len(wrong)} passed, {len(wrong)} failed")
+        wrong = [(name, problem) for name, problem in results if problem]
+        print(f"{path.name}: {len(results) - len(wrong)} passed, {len(wrong)} failed")
         for name, problem in wrong:
             print(f"  {name}: {problem}")
-        ran += len(vectors)
+        ran += len(results)
         failures += len(wrong)
     print(f"{ran - failures} passed, {failures} failed")
     if not ran:

@@ -23,7 +23,9 @@ def _load_runner() -> ModuleType:
 
 
 runner = _load_runner()
-FILES = sorted(FOLDER.glob("*.json"))
+ALL = sorted(FOLDER.glob("*.json"))
+FILES = [path for path in ALL if "vectors" in json.loads(path.read_text())]
+TRANSCRIPTS = [path for path in ALL if path not in FILES]
 
 
 def test_there_is_a_file_of_every_kind_the_runner_knows() -> None:
@@ -38,11 +40,29 @@ def test_vectors(path: Path) -> None:
     assert {name: problem for name, problem in wrong.items() if problem} == {}
 
 
+@pytest.mark.parametrize("path", TRANSCRIPTS, ids=lambda path: path.stem)
+def test_transcripts(path: Path) -> None:
+    document = json.loads(path.read_text())
+    assert runner.transcripts.playable(document)
+    wrong = {it["name"]: runner.transcripts.play_scenario(document, it) for it in document["scenarios"]}
+    assert {name: problem for name, problem in wrong.items() if problem} == {}
+
+
+def test_a_doctored_transcript_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads(TRANSCRIPTS[0].read_text())
+    document["scenarios"][0]["steps"][1]["expect"]["authorization"] = "Basic doctored"
+    document["scenarios"][2]["result"]["tags"].append("doctored")
+    document["scenarios"][9]["steps"].pop()
+    (tmp_path / "t.json").write_text(json.dumps(document))
+    assert runner.main([str(tmp_path)]) == 1
+    assert "t.json: 7 passed, 3 failed" in capsys.readouterr().out
+
+
 def test_the_whole_folder_ends_with_0_and_a_count_for_each_file(capsys: pytest.CaptureFixture[str]) -> None:
     assert runner.main([str(FOLDER)]) == 0
     out = capsys.readouterr().out
     assert "image-reference.json: 95 passed, 0 failed" in out
-    assert "257 passed, 0 failed" in out
+    assert "267 passed, 0 failed" in out
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -48,11 +48,12 @@ def next_page(request_url: Url, field_values: Iterable[str], limits: Limits = LI
             )
         for link in _links(line):
             if not link.anchored and "next" in link.rel.lower().split():
-                return _follow(request_url, link.target)
+                return follow_link(request_url, link.target)
     return None
 
 
-def _follow(request_url: Url, target: str) -> Url:
+def follow_link(request_url: Url, target: str) -> Url:
+    """Resolve the address of a next page; raise BadLink if it may not be followed."""
     where = redacted(request_url)
     target = target.partition("#")[0].strip(" \t")
     if not target:

@@ -12,17 +12,20 @@ from __future__ import annotations
 from typing import Final
 
 # Countries that sell names directly below their domain, and those used like generic ones.
-_FLAT_COUNTRIES_TEXT: Final = """ac ag ai am at be bg bz ca cc ch cl cn co cx cz de dk ee es eu fi fm fr gg gr hr hu ie im in io is it la li lt
+_FLAT_COUNTRIES_TEXT: Final = """
+    ac ag ai am at be bg bz ca cc ch cl cn co cx cz de dk ee es eu fi fm fr gg gr hr hu ie im in io is it la li lt
     lu lv ly me mn mx nl no nu nz pe ph pl pt pw ro rs ru sc se sh si sk so st su tk to tv tw ua us vc vn ws"""
 _FLAT_COUNTRIES: Final = frozenset(_FLAT_COUNTRIES_TEXT.split())
 
 # Second levels that countries keep for kinds of owners.
-_SECOND_LEVELS_TEXT: Final = """ac asn asso com co edu firm gen go gob gouv gov govt gv id info ltd me med mil mod name ne net nhs nic nom or
+_SECOND_LEVELS_TEXT: Final = """
+    ac asn asso com co edu firm gen go gob gouv gov govt gv id info ltd me med mil mod name ne net nhs nic nom or
     org plc pro sch school web"""
 _SECOND_LEVELS: Final = frozenset(_SECOND_LEVELS_TEXT.split())
 
 # Domains whose next label is a customer of the owner.
-_SHARED_TEXT: Final = """appspot.com amazonaws.com amazonaws.com.cn awsapprunner.com azure-api.net azurecontainer.io azurecr.io
+_SHARED_TEXT: Final = """
+    appspot.com amazonaws.com amazonaws.com.cn awsapprunner.com azure-api.net azurecontainer.io azurecr.io
     azureedge.net azurefd.net azurestaticapps.net azurewebsites.net backblazeb2.com bitbucket.io blogspot.com
     bunny.run b-cdn.net clever-cloud.com cleverapps.io cloudapp.net cloudapp.azure.com cloudfront.net
     cloudfunctions.net codeberg.page core.windows.net ddns.net deno.dev digitaloceanspaces.com docker.app

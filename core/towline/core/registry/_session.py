@@ -1,0 +1,198 @@
+"""A registry as we know it: where it is, who we are there, and which tokens we hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from towline.core._contract import Instant, Record
+from towline.core._entropy import Entropy
+from towline.core._errors import RemoteProtocolError
+from towline.core._limits import LIMITS, Limits
+from towline.core._secret import Secret
+from towline.core.http import Url
+from towline.core.registry._dialects import Dialect, find_dialect
+from towline.core.registry._digest import shown
+from towline.core.registry._reference import check_repository
+from towline.core.registry._token import Credentials
+
+
+class StreamNumbers:
+    """Numbers for streams, none used twice."""
+
+    __slots__ = ("_next",)
+
+    def __init__(self) -> None:
+        self._next = 1
+
+    def take(self) -> int:
+        """Return the next unused number."""
+        number, self._next = self._next, self._next + 1
+        return number
+
+
+class TokenKey(Record, frozen=True):
+    """What a token is good for."""
+
+    realm: str
+    service: str
+    scopes: tuple[str, ...]
+    username: str | None
+
+
+class Token(Record, frozen=True):
+    value: Secret
+    expires_at: Instant
+
+
+class Shown(Record, frozen=True):
+    """What a request presents: Basic when `key` is None, else the token of this key."""
+
+    header: Secret
+    key: TokenKey | None = None
+
+
+class Registry:
+    """One registry and one login, shared by every conversation with it.
+
+    `base` is `[scheme://]host[:port][/prefix]`; the scheme is https when it is not written, http only when
+    `plain_http` allows it. `epoch` is wall time minus `now`, for waits that a server gives as a date.
+    `namespaces` are those a vendor's listing goes through. `warnings` tell what was mended in `base`.
+    """
+
+    def __init__(
+        self,
+        base: str = "",
+        *,
+        entropy: Entropy,
+        dialect: Dialect | str = "oci",
+        credentials: Credentials | None = None,
+        plain_http: bool = False,
+        allowed_realm_hosts: Iterable[str] = (),
+        namespaces: Iterable[str] = (),
+        retries: int | None = None,
+        epoch: float | None = None,
+        streams: StreamNumbers | None = None,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self.dialect = find_dialect(dialect) if isinstance(dialect, str) else dialect
+        self.warnings: list[str] = []
+        self.base = self._base(base, plain_http)
+        anonymous = credentials is None or not (credentials.username or credentials.secret)
+        self.credentials = None if anonymous else credentials
+        self.allowed_realm_hosts = tuple(allowed_realm_hosts)
+        self.namespaces = tuple(namespaces)
+        self.retries = limits.retries if retries is None else retries
+        self.epoch = epoch
+        self.entropy = entropy
+        self.streams = streams or StreamNumbers()
+        self.limits = limits
+        # What the registry asked for, by the scope that was needed: None stands for Basic.
+        self._ways: dict[str | None, TokenKey | None] = {}
+        self._tokens: dict[TokenKey, Token] = {}
+        self._basic_works = False
+        self._refused: RemoteProtocolError | None = None
+
+    def __repr__(self) -> str:
+        return f"Registry({self.base}, {self.dialect.name}, user={self.username!r})"
+
+    @property
+    def username(self) -> str | None:
+        return self.credentials.username if self.credentials else None
+
+    def url(self, path: str, query: str | None = None) -> Url:
+        """Return an address below `<base>/v2/`. Every part of `path` must have been checked."""
+        return Url(self.base.scheme, self.base.host, self.base.port, f"{self.base.path}/v2/{path}", query)
+
+    def repository(self, name: str) -> str:
+        """Return a repository's name as this registry knows it; raise `invalid-name` if it is none."""
+        if self.dialect.official_prefix and "/" not in name:
+            name = self.dialect.official_prefix + name
+        return check_repository(name)
+
+    # ── logins and tokens ──────────────────────────────────────────────────────
+    def way(self, need: str | None) -> TokenKey | None:
+        """Return the key of the token that requests of this need took before, or None."""
+        return self._ways.get(need)
+
+    def presents_basic(self, need: str | None) -> bool:
+        """Tell whether a request of this need goes with Basic at once, because the registry took that before."""
+        return self.credentials is not None and (self._basic_works and self._ways.get(need) is None)
+
+    def basic(self) -> Shown:
+        assert self.credentials is not None
+        return Shown(self.credentials.basic())
+
+    def cached(self, key: TokenKey, now: Instant) -> Shown | None:
+        """Return a token that has not expired."""
+        token = self._tokens.get(key)
+        if token is None or token.expires_at <= now:
+            return None
+        return Shown(token.value, key)
+
+    def keep(self, key: TokenKey, token: Secret, lifetime: float, now: Instant) -> Shown:
+        """Cache a token from its reception on, a little shorter than it lives."""
+        header = Secret("Bearer " + token.reveal())
+        self._tokens[key] = Token(header, now + lifetime - min(10.0, lifetime / 10))
+        return Shown(header, key)
+
+    def forget(self, shown: Shown) -> None:
+        """Drop a token that was refused, unless a newer one took its place."""
+        if shown.key is not None and (token := self._tokens.get(shown.key)) and token.value == shown.header:
+            del self._tokens[shown.key]
+
+    def worked(self, need: str | None, shown: Shown) -> None:
+        """Remember what a request of this need was let in with."""
+        self._ways[need] = shown.key
+        if shown.key is None:
+            self._basic_works = True
+
+    def refuse(self, error: RemoteProtocolError) -> RemoteProtocolError:
+        """Remember that the login was refused: asking again could lock the account or ban the address."""
+        self._refused = error
+        return error
+
+    def check_not_refused(self) -> None:
+        if self._refused is not None:
+            raise self._refused
+
+    def strike_out(self, text: str | None) -> str | None:
+        """Return a peer's text without our own secrets, in case it echoes them."""
+        if text is None:
+            return None
+        secrets = [token.value.reveal().removeprefix("Bearer ") for token in self._tokens.values()]
+        if self.credentials is not None:
+            secrets += [self.credentials.secret.reveal()]
+            if ":" not in self.credentials.username:
+                secrets += [self.credentials.basic().reveal().removeprefix("Basic ")]
+        for secret in secrets:
+            if secret:
+                text = text.replace(secret, "***")
+        return text
+
+    # ── the base address ───────────────────────────────────────────────────────
+    def _base(self, text: str, plain_http: bool) -> Url:
+        written = text.strip()
+        if not written and self.dialect.default_base is None:
+            raise RemoteProtocolError(
+                "invalid-configuration",
+                f"expected the registry's address for the type {self.dialect.name}, got nothing",
+            )
+        written = written or self.dialect.default_base or ""
+        scheme, separator, rest = written.partition("://")
+        if not separator:
+            scheme, rest = ("http" if plain_http else "https"), written
+        if scheme.lower() == "http" and not plain_http:
+            raise RemoteProtocolError(
+                "invalid-configuration",
+                f"expected an https address, got {shown(written)}",
+                hint="list this registry as one to be reached without TLS, if it really has none",
+            )
+        rest = rest.rstrip("/")
+        if rest.endswith("/v2"):
+            rest = rest.removesuffix("/v2").rstrip("/")
+            self.warnings.append("the address of the registry ends in /v2, which is added anyway; it was left out")
+        rest = dict(self.dialect.base_aliases).get(rest.lower(), rest)
+        url = Url.parse(f"{scheme}://{rest}", "invalid-configuration")
+        if url.query is not None or "#" in rest:
+            raise RemoteProtocolError("invalid-configuration", "expected an address without '?' and '#', got one with")
+        return Url(url.scheme, url.host, url.port, url.path.rstrip("/"))
