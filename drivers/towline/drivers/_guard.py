@@ -36,6 +36,8 @@ NOWHERE: Final[tuple[Network, ...]] = (
     ipaddress.ip_network("240.0.0.0/4"),
 )
 
+UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+
 # IPv6 ranges that carry an IPv4 address, and where in the 128 bits it stands (bits to its right).
 # RFC 4291 §2.5.5 (mapped, compatible), RFC 2765 §2.1 (translated), RFC 6052 (NAT64), RFC 3056 (6to4).
 CARRIERS: Final[tuple[tuple[ipaddress.IPv6Network, int], ...]] = (
@@ -104,7 +106,9 @@ def reach_of(address: Address) -> Literal["public", "private", "never"]:
     plain = ipaddress.IPv6Address(int(address)) if address.version == 6 else address
     if plain in METADATA or any(plain in network for network in NOWHERE if network.version == plain.version):
         return "never"
-    return "public" if plain.is_global else "private"
+    # Global unicast is 2000::/3; what lies outside it (site-local, unassigned) some Pythons still call global.
+    wide = plain.is_global and (plain.version == 4 or plain in UNICAST)
+    return "public" if wide else "private"
 
 
 def meanings(address: Address) -> list[Address]:
@@ -126,9 +130,9 @@ def literal(host: str) -> Address | None:
              filling the bytes that are left (`127.1`, `0x7f000001`, `2130706433`), as inet_aton reads them
     Source:  RFC 3986 §3.2.2 and §7.4; WHATWG URL, "IPv4 parser"
     """
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
     if ":" in host:
+        if host.startswith("[") and host.endswith("]"):
+            host = host[1:-1]
         try:
             return ipaddress.IPv6Address(host)
         except ValueError:
@@ -155,7 +159,7 @@ def _number(text: str) -> int | None:
     lower = text.lower()
     try:
         if lower.startswith("0x"):
-            digits, base = lower[2:] or "0", 16
+            digits, base = lower[2:], 16
         elif lower.startswith("0") and len(lower) > 1:
             digits, base = lower[1:], 8
         else:

@@ -86,7 +86,7 @@ class Link(Box):
         self.early: list[Data] = []
         self.queued = 0
         # Stops the task that opens it.
-        self.cancel: Callable[[], None] | None = None
+        self.cancel: Callable[[], object] | None = None
 
     def __repr__(self) -> str:
         state = "open" if self.open else "opening"
