@@ -154,21 +154,20 @@ def literal(host: str) -> Address | None:
 def _number(text: str) -> int | None:
     """Read one part of an IPv4 address: 0x… is hex, 0… is octal, else decimal. Bounded, ASCII only."""
     # Eleven octal digits hold 32 bits; leading zeros may make it longer, and no honest address has thirty.
-    if not text.isascii() or not text or len(text) > 32:
+    if len(text) > 32:
         return None
     lower = text.lower()
-    try:
-        if lower.startswith("0x"):
-            digits, base = lower[2:], 16
-        elif lower.startswith("0") and len(lower) > 1:
-            digits, base = lower[1:], 8
-        else:
-            digits, base = lower, 10
-        if not digits.isalnum():
-            return None
-        return int(digits, base)
-    except ValueError:
+    if lower.startswith("0x"):
+        digits, base = lower[2:], 16
+    elif lower.startswith("0") and len(lower) > 1:
+        digits, base = lower[1:], 8
+    else:
+        digits, base = lower, 10
+    # Looked at one by one: `int` also takes signs, underscores, spaces, a second prefix and foreign digits.
+    legal = "0123456789abcdef"[:base]
+    if not digits or any(digit not in legal for digit in digits):
         return None
+    return int(digits, base)
 
 
 def origins(pairs: Iterable[tuple[str, int]]) -> frozenset[tuple[str, int]]:
