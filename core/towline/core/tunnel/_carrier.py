@@ -197,7 +197,9 @@ class Carrier:
         self.flush()
 
     def socket_gone(self, why: str) -> None:
-        """The websocket's link ended."""
+        """The websocket's link ended: nothing more is said on it."""
+        if self._frames is not None:
+            self._frames.silence()
         self._socket_over(why)
 
     def _switch(self, asked: Asked) -> bool:

@@ -263,6 +263,8 @@ class Transport:
                 self._read_answer(socket, now)
         elif isinstance(fact, Ended | Lost):
             why = "the server closed the connection" if isinstance(fact, Ended) else fact.why
+            if socket.frames is not None:
+                socket.frames.silence()
             if socket.frames is None and socket.asked:
                 socket.http.ended()
                 self._read_answer(socket, now)

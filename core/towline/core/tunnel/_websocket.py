@@ -202,6 +202,11 @@ class WebSocket:
             self._write(CLOSE, b"" if code is None else code.to_bytes(2, "big"))
             self._closing = True
 
+    def silence(self) -> None:
+        """The link ended: there is nobody to say goodbye to."""
+        self._over = self._closing = True
+        self._out.clear()
+
     def output(self) -> list[bytes]:
         """Return the bytes to transmit, and forget them."""
         out = list(self._out)
@@ -260,8 +265,8 @@ class WebSocket:
 
     def _mark(self) -> None:
         if self._marked is None and self._sent - self._confirmed >= MARK_EVERY:
-            self._write(PING, MARK + self._sent.to_bytes(8, "big"))
             self._marked = self._sent
+            self._write(PING, MARK + self._marked.to_bytes(8, "big"))
 
     def _confirm(self, payload: bytes) -> None:
         # The mark's own frame is counted as sent and never confirmed by itself: a few bytes, gone with the next.
