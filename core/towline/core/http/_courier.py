@@ -67,6 +67,7 @@ class Courier(Generic[T]):
         self._tasks: list[_Task] = []  # those that run, in the order they began
         self._streams: dict[int, _Task] = {}  # who began a stream that has no verdict
         self._verdicts: dict[int, Proved | Refused] = {}  # those that came and were not asked for
+        self._moved = False  # a script went on, so that another question may have its answer
         self._started = False
         self._over = False
 
@@ -111,15 +112,14 @@ class Courier(Generic[T]):
     # ── running scripts ────────────────────────────────────────────────────────
     def _run(self, now: Instant) -> None:
         """Answer open questions until none can be answered."""
-        moved = True
-        while moved and not self._over:
-            moved = False
+        self._moved = True
+        while self._moved and not self._over:
+            self._moved = False
             for task in list(self._tasks):
                 if not task.running or self._over:
                     continue
                 answer = self._answer(task, now)
                 if answer is not None:
-                    moved = True
                     self._advance(task, answer, now)
 
     def _start(self, task: _Task, now: Instant) -> None:
@@ -129,6 +129,7 @@ class Courier(Generic[T]):
 
     def _advance(self, task: _Task, answer: Answer | TowlineError, now: Instant) -> None:
         """Answer a script's question, then take what it asks up to the next one that has to wait."""
+        self._moved = True
         if isinstance(answer, TowlineError):
             task.failure = None
             if isinstance(task.script.waits, Fetch):

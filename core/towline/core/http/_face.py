@@ -232,6 +232,8 @@ class Face:
         self._refuse(caller, 413, f"expected a body of at most {self._limits.http_request_body} bytes, got more", now)
 
     def _refuse(self, caller: _Caller, status: int, why: str, now: Instant) -> None:
+        if not caller.connection.answerable:
+            return  # a fault further on in the request was answered already
         code = "REQUEST_TOO_LARGE" if status == 413 else "BAD_REQUEST"
         headers = (("Content-Type", "application/json"),)
         caller.connection.respond(status, headers, error_body(code, why), now=now)
@@ -263,6 +265,7 @@ class Face:
         if not isinstance(fact, AnswerHead | AnswerBody):
             del self._links[fact.exchange]
             caller.exchange = None
+        self._wishes.extend(caller.connection.wishes())  # before the next request is asked
         self._settle(caller, now)
 
     def _write(

@@ -110,7 +110,8 @@ def next_event(parser: h11.Connection) -> object:
     except h11.RemoteProtocolError as error:
         if error.error_status_hint == 501:
             raise Fault(501, "expected no transfer encoding but chunked, got another") from None
-        raise Fault(error.error_status_hint, re.split(r"[:({]", str(error))[0].strip()) from None
+        reason = re.split(r"[:({]", str(error))[0].strip()
+        raise Fault(error.error_status_hint, f"expected well-formed HTTP/1.1, got: {reason}") from None
 
 
 class HeadFields(Fields, frozen=True):
@@ -188,11 +189,8 @@ class ChunkedBody:
                     raise self._too_long() from None
                 raise
             if isinstance(event, h11.Data):
-                if event.chunk_start:
-                    self._count(len(event.data), self._limits.http_chunk_line + _CHUNK_FRAME)
-                    self._frame = 0
-                else:
-                    self._held -= len(event.data)
+                self._count(len(event.data), self._limits.http_chunk_line + _CHUNK_FRAME)
+                self._frame = 0
                 self._total += len(event.data)
                 yield memoryview(event.data)
             elif isinstance(event, h11.EndOfMessage):

@@ -11,7 +11,7 @@ from towline.core._script import Body, Broken, Head, HeaderList, Request, Tail
 from towline.core._table import Table
 from towline.core._wire import Close, Drop, Ended, LinkNumbers, Lost, Open, Opened, Received, Transmit
 from towline.core.http._client import ClientConnection
-from towline.core.http._headers import written
+from towline.core.http._headers import check_method, written
 from towline.core.http._url import Origin, Url, redacted
 
 LINK_TABLE: Final = Table(
@@ -46,7 +46,6 @@ class Exchange:
         self.url: Final = url
         self.headers: Final = headers
         self.key: Final[PoolKey] = (url.origin, request.purpose)
-        self.link: int | None = None  # None while it waits for a link, and once it is over
         self.head_came = False
         self.over = False  # its last event, a Tail or a Broken, is in `_events` or was taken
         self.sent_again = False
@@ -163,7 +162,13 @@ class Pool:
         """Start an exchange; raise a RemoteProtocolError if the request cannot be written."""
         url = Url.parse(request.url)
         exchange = Exchange(request, url, self._headers(request, url), self._limits)
+        check_method(request.method)
         written(exchange.headers)
+        opening = (s for s in self._slots.values() if s.key == exchange.key and s.state == "opening")
+        unclaimed = next((s for s in opening if s.exchange is None), None)
+        if unclaimed is not None:
+            unclaimed.exchange = exchange
+            return exchange
         slot = self._rested(exchange.key, now)
         if slot is not None:
             self._send(slot, exchange, now)
@@ -327,7 +332,6 @@ class Pool:
 
     def _open(self, exchange: Exchange, now: Instant) -> None:
         url, number = exchange.url, self._links.take()
-        exchange.link = number
         self._slots[number] = _Slot(number, exchange, now + self._limits.time_connect, self._limits)
         purpose = exchange.request.purpose
         self._wishes.append(Open(number, url.host, url.port, url.scheme == "https", purpose, self._route))
@@ -348,7 +352,6 @@ class Pool:
         slot.step("request")
         slot.exchange = exchange
         slot.until = now + self._limits.time_head
-        exchange.link = slot.number
         request = exchange.request
         announced = request.body or request.method.upper() in ("POST", "PUT", "PATCH")
         body = request.body if announced else None
