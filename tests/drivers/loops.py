@@ -1,0 +1,45 @@
+"""The loops that driver tests run on, as one parameter: `loop.run(main)` with `loop.open_pump`, `loop.perform`."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from types import ModuleType
+
+import anyio
+import trio
+
+from towline.drivers import on_asyncio, on_trio
+
+
+class Loop:
+    """One loop and the driver for it."""
+
+    def __init__(self, name: str, module: ModuleType) -> None:
+        self.name = name
+        self.open_pump = module.open_pump
+        self.perform = module.perform
+
+    def run(self, main, seconds=30.0):
+        """Run `main` to its end, with a limit."""
+
+        async def limited():
+            with anyio.fail_after(seconds):
+                return await main()
+
+        if self.name == "trio":
+            return trio.run(limited)
+        return asyncio.run(limited())
+
+
+LOOPS = [Loop("trio", on_trio), Loop("asyncio", on_asyncio)]
+
+
+def make_certificate(folder, name="localhost", alternatives="DNS:localhost,IP:127.0.0.1"):
+    """Make a self-signed certificate and its key; return their paths."""
+    cert, key = folder / f"{name}.pem", folder / f"{name}.key"
+    make = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    where = ["-keyout", str(key), "-out", str(cert)]
+    what = ["-subj", f"/O=Towline tests/CN={name}", "-addext", f"subjectAltName={alternatives}"]
+    subprocess.run([*make, *where, *what], check=True, capture_output=True)
+    return str(cert), str(key)
