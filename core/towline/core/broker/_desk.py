@@ -1,0 +1,351 @@
+"""Where requests come in: the accepted links of a broker root, each request told once it is whole, or as it comes."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final, TypeAlias
+
+from towline.core._contract import Data, Instant, Record
+from towline.core._entropy import Entropy
+from towline.core._errors import RemoteProtocolError
+from towline.core._limits import LIMITS, Limits
+from towline.core._script import Body, Broken, Tail
+from towline.core._wire import Accepted, Ended, Lost, Received
+from towline.core.broker._alarms import Alarms, Timed
+from towline.core.broker._ids import request_id_of
+from towline.core.http import RequestHead, ServerConnection, error_body
+
+Headers: TypeAlias = Iterable[tuple[str, str]]
+
+JSON: Final = ("Content-Type", "application/json; charset=utf-8")
+
+
+class Visit:
+    """One request and where its answer goes."""
+
+    __slots__ = (
+        "body",
+        "head",
+        "limit",
+        "link",
+        "listener",
+        "number",
+        "path",
+        "peer",
+        "pieces",
+        "query",
+        "request_id",
+        "size",
+    )
+
+    def __init__(self, number: int, head: RequestHead, request_id: str, limit: int | None, seat: _Seat) -> None:
+        self.number = number
+        self.link = seat.connection.link
+        self.head = head
+        self.request_id = request_id
+        # What the body may be; None if it comes in pieces.
+        self.limit = limit
+        self.listener = seat.listener
+        self.peer = seat.peer
+        self.path, _, self.query = head.target.partition("?")
+        # The whole body, once it is there; None for a request without one.
+        self.body: bytes | None = None
+        self.pieces: list[bytes] = []
+        self.size = 0
+
+    def __repr__(self) -> str:
+        return f"Visit({self.number}, link={self.link}, {self.head.method})"
+
+
+class Came(Record, frozen=True):
+    """A whole request is here."""
+
+    visit: Visit
+
+
+class Began(Record, frozen=True):
+    """A request whose body comes in pieces."""
+
+    visit: Visit
+
+
+class Piece(Record, frozen=True):
+    visit: Visit
+    data: Data
+
+
+class Over(Record, frozen=True):
+    """The body that came in pieces is complete."""
+
+    visit: Visit
+
+
+class Left(Record, frozen=True):
+    """The asker is gone, or broke off, before its answer was complete."""
+
+    visit: Visit
+
+
+DeskEvent: TypeAlias = Came | Began | Piece | Over | Left
+
+
+class _Seat(Timed):
+    """One accepted link: its connection, the request under way, and the patience with that request's body."""
+
+    __slots__ = ("body_until", "connection", "left", "listener", "peer", "visit")
+
+    def __init__(self, connection: ServerConnection, listener: str, peer: str) -> None:
+        super().__init__()
+        self.connection = connection
+        self.listener = listener
+        self.peer = peer
+        self.visit: Visit | None = None
+        self.body_until: Instant | None = None
+        # Bytes that the answer under way still owes; None while nobody counts.
+        self.left: int | None = None
+
+
+class Desk:
+    """The accepted links of a root. Wishes go to the queue that the root gives.
+
+    `limit_of` says for a request's head how large its body may be, or None if the body is to come in pieces.
+    """
+
+    def __init__(
+        self,
+        wishes: deque[Any],
+        limit_of: Callable[[RequestHead], int | None],
+        *,
+        entropy: Entropy,
+        numbers: Iterator[int],
+        limits: Limits = LIMITS,
+        stream_silence: float = 20 * 60.0,
+    ) -> None:
+        self._wishes = wishes
+        self._limit_of = limit_of
+        self._entropy = entropy
+        self._limits = limits
+        self._stream_silence = stream_silence
+        self._seats: dict[int, _Seat] = {}
+        self._events: deque[DeskEvent] = deque()
+        self._alarms: Alarms[_Seat] = Alarms()
+        self._numbers = numbers
+        self._draining = False
+
+    # ── facts ──────────────────────────────────────────────────────────────────
+    def owns(self, link: int) -> bool:
+        return link in self._seats
+
+    def accepted(self, fact: Accepted, now: Instant) -> None:
+        seat = _Seat(ServerConnection(fact.link, now, limits=self._limits), fact.listener, fact.peer)
+        seat.connection.draining = self._draining
+        self._seats[fact.link] = seat
+        self._alarms.set(seat, seat.connection.deadline())
+
+    def handle(self, fact: Received | Ended | Lost, now: Instant) -> None:
+        """Take a fact about one of these links."""
+        seat = self._seats[fact.link]
+        if type(fact) is Received:
+            seat.connection.received(fact.data, now)
+        elif isinstance(fact, Ended):
+            seat.connection.ended(now)
+        elif isinstance(fact, Lost):
+            seat.connection.lost(fact.why)
+        self._settle(seat, now)
+
+    def wake(self, now: Instant) -> None:
+        for seat in self._alarms.due(now):
+            if self._seats.get(seat.connection.link) is not seat:
+                continue
+            if seat.body_until is not None and now >= seat.body_until:
+                self._too_slow(seat, now)
+            else:
+                seat.connection.wake(now)
+            self._settle(seat, now)
+
+    def deadline(self) -> Instant | None:
+        return self._alarms.deadline()
+
+    def next(self) -> DeskEvent | None:
+        return self._events.popleft() if self._events else None
+
+    def drain(self, now: Instant) -> None:
+        """Take no further request: idle links close, others after their answer."""
+        self._draining = True
+        for seat in list(self._seats.values()):
+            seat.connection.drain(now)
+            self._settle(seat, now)
+
+    # ── answers ────────────────────────────────────────────────────────────────
+    def waits(self, visit: Visit) -> bool:
+        """Whether no answer to this request has begun, and one may."""
+        seat = self._seats.get(visit.link)
+        return seat is not None and seat.visit is visit and seat.connection.answerable
+
+    def respond(
+        self, visit: Visit, status: int, headers: Headers, body: Data = b"", *, now: Instant, echo: bool = True
+    ) -> None:
+        """Answer in one piece; nothing if the asker has left. `echo` adds the request's id."""
+        if not self.waits(visit):
+            return
+        seat = self._seats[visit.link]
+        try:
+            seat.connection.respond(status, _with_id(visit, headers, echo), body, now=now)
+        except RemoteProtocolError:
+            seat.connection.respond(502, (JSON,), error_body("PROTOCOL_ERROR", "the answer cannot be written"), now=now)
+        seat.visit = None
+        self._settle(seat, now)
+
+    def begin(self, visit: Visit, status: int, headers: Headers, length: int | None, *, now: Instant) -> bool:
+        """Begin an answer in pieces; return whether that was possible."""
+        if not self.waits(visit):
+            return False
+        seat = self._seats[visit.link]
+        try:
+            seat.connection.respond_head(status, _with_id(visit, headers, True), length=length, now=now)
+        except RemoteProtocolError:
+            return False
+        bodiless = visit.head.method == "HEAD" or status in (204, 304)
+        seat.left = None if bodiless else length
+        self._wishes.extend(seat.connection.wishes())
+        return True
+
+    def send(self, visit: Visit, data: Data, *, now: Instant) -> bool:
+        """Send the answer's next bytes; False, and the answer is cut, if it has more than it announced."""
+        seat = self._answering(visit)
+        if seat is None:
+            return False
+        if seat.left is not None:
+            seat.left -= len(data)
+            if seat.left < 0:
+                self.cut(visit, now=now)
+                return False
+        seat.connection.send_body(data)
+        self._wishes.extend(seat.connection.wishes())
+        return True
+
+    def end(self, visit: Visit, *, now: Instant) -> None:
+        """End an answer in pieces. One that is shorter than announced is cut."""
+        seat = self._answering(visit)
+        if seat is not None:
+            seat.visit = None
+            seat.connection.end_body(now=now)
+            self._settle(seat, now)
+
+    def cut(self, visit: Visit, *, now: Instant) -> None:
+        """End the link so that the peer knows that something is missing."""
+        seat = self._seats.get(visit.link)
+        if seat is not None and seat.visit is visit:
+            seat.visit = None
+            seat.connection.cut()
+            self._settle(seat, now)
+
+    def hand_over(self, visit: Visit) -> bytes | None:
+        """Give the link away to another protocol and return what came behind the request; None if it is gone."""
+        if not self.waits(visit):
+            return None
+        seat = self._seats.pop(visit.link)
+        self._alarms.set(seat, None)
+        return seat.connection.upgrade()
+
+    # ── inside ─────────────────────────────────────────────────────────────────
+    def _answering(self, visit: Visit) -> _Seat | None:
+        seat = self._seats.get(visit.link)
+        return seat if seat is not None and seat.visit is visit and seat.connection.state == "answering" else None
+
+    def _settle(self, seat: _Seat, now: Instant) -> None:
+        """Hand out what a connection has to tell, and do what it wishes."""
+        connection = seat.connection
+        while (event := connection.next()) is not None:
+            if type(event) is Body:
+                self._body(seat, event.data, now)
+            elif isinstance(event, RequestHead):
+                self._head(seat, event, now)
+            elif isinstance(event, Tail):
+                self._tail(seat)
+            elif isinstance(event, Broken) and seat.visit is not None:
+                self._leave(seat)
+        self._wishes.extend(connection.wishes())
+        if connection.closed:
+            self._leave(seat)
+            self._seats.pop(connection.link, None)
+            self._alarms.set(seat, None)
+        else:
+            at, patience = connection.deadline(), seat.body_until
+            self._alarms.set(seat, patience if at is None or (patience is not None and patience < at) else at)
+
+    def _leave(self, seat: _Seat) -> None:
+        if seat.visit is not None:
+            self._events.append(Left(seat.visit))
+        seat.visit = None
+        seat.body_until = None
+
+    def _head(self, seat: _Seat, head: RequestHead, now: Instant) -> None:
+        limit = self._limit_of(head)
+        visit = seat.visit = Visit(next(self._numbers), head, request_id_of(head.headers, self._entropy), limit, seat)
+        length = head.get("content-length")
+        if limit is None:
+            self._events.append(Began(visit))
+            seat.connection.want_body()
+        elif length is not None and int(length) > limit:
+            self._too_large(seat, visit, now)
+            return
+        elif length is not None or head.get("transfer-encoding") is not None:
+            visit.body = b""
+            seat.connection.want_body()
+        if not seat.connection.body_complete:
+            seat.body_until = now + (self._stream_silence if limit is None else self._limits.time_silence)
+
+    def _body(self, seat: _Seat, data: Data, now: Instant) -> None:
+        visit = seat.visit
+        if visit is None:
+            return
+        if visit.limit is None:
+            seat.body_until = now + self._stream_silence
+            self._events.append(Piece(visit, data))
+            return
+        visit.size += len(data)
+        if visit.size > visit.limit:
+            self._too_large(seat, visit, now)
+            return
+        visit.pieces.append(bytes(data))
+        seat.body_until = now + self._limits.time_silence
+
+    def _tail(self, seat: _Seat) -> None:
+        seat.body_until = None
+        visit = seat.visit
+        if visit is None:
+            return
+        if visit.limit is None:
+            self._events.append(Over(visit))
+            return
+        if visit.pieces:
+            visit.body = b"".join(visit.pieces)
+            visit.pieces = []
+        self._events.append(Came(visit))
+
+    def _too_large(self, seat: _Seat, visit: Visit, now: Instant) -> None:
+        seat.visit = None
+        seat.body_until = None
+        visit.pieces = []
+        body = error_body("REQUEST_TOO_LARGE", f"expected a body of at most {visit.limit} bytes, got more")
+        seat.connection.respond(413, _with_id(visit, (JSON,), True), body, now=now)
+
+    def _too_slow(self, seat: _Seat, now: Instant) -> None:
+        visit = seat.visit
+        seat.body_until = None
+        if visit is not None and seat.connection.answerable and visit.limit is not None:
+            seat.visit = None
+            body = error_body("TIMEOUT", "expected the rest of the request's body sooner")
+            seat.connection.respond(408, _with_id(visit, (JSON,), True), body, now=now)
+        elif visit is not None:
+            self._leave(seat)
+            seat.connection.cut()
+
+
+def _with_id(visit: Visit, headers: Headers, echo: bool) -> tuple[tuple[str, str], ...]:
+    given = tuple(headers)
+    if not echo or any(name.lower() == "snyk-request-id" for name, _ in given):
+        return given
+    return (("snyk-request-id", visit.request_id), *given)

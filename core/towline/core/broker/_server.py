@@ -1,0 +1,421 @@
+"""The broker server's root machine: callers and clients over HTTP, tunnels, and the platform behind it."""
+
+from __future__ import annotations
+
+from collections import deque
+from itertools import count
+from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote
+
+import msgspec
+
+from towline.core._contract import Instant, Record
+from towline.core._entropy import Entropy
+from towline.core._errors import RemoteProtocolError
+from towline.core._limits import LIMITS, Limits
+from towline.core._secret import Secret
+from towline.core._wire import (
+    WAKE,
+    Accepted,
+    Drained,
+    Ended,
+    Finished,
+    LinkNumbers,
+    Lost,
+    Note,
+    Opened,
+    Received,
+    Transmit,
+    Wake,
+    WireFact,
+)
+from towline.core.broker._alarms import earliest
+from towline.core.broker._answers import JSON, compact
+from towline.core.broker._calls import Calls
+from towline.core.broker._desk import Began, Came, Desk, DeskEvent, Left, Over, Piece, Visit
+from towline.core.broker._directory import Directory
+from towline.core.broker._expand import Variables
+from towline.core.broker._filter import Filter
+from towline.core.broker._ids import masked_token
+from towline.core.broker._outgoing import Outgoing
+from towline.core.broker._platform import Platform
+from towline.core.broker._rules import AcceptRules, default_server_rules
+from towline.core.http import (
+    Answer,
+    AnswerBody,
+    AnswerCut,
+    AnswerEnd,
+    AnswerHead,
+    Asked,
+    Gone,
+    RequestHead,
+    error_body,
+    server_request,
+)
+from towline.core.tunnel import (
+    Acked,
+    Arrived,
+    HostConfig,
+    Identified,
+    Ponged,
+    Reply,
+    SessionClosed,
+    SessionOpened,
+    TunnelHost,
+    Upgrade,
+)
+
+
+class BrokerServerConfig(Record, frozen=True):
+    """Settings of a broker server.
+
+    Shape:  `variables` fill `${VAR}` in the rules' origins; `tokens` None takes any client; `filter_strict` is
+            Filter's `strict`
+    Units:  seconds. `answer_seconds` bounds a client's silence about a request, `grace_seconds` the time in which
+            callers of a token whose last client just left are told to come again
+    """
+
+    rules: AcceptRules = msgspec.field(default_factory=default_server_rules)
+    variables: Variables = msgspec.field(default_factory=dict)
+    tokens: tuple[Secret, ...] | None = None
+    version: str = "local"
+    filter_strict: bool = True
+    ping_interval: float = 25.0
+    ping_timeout: float = 20.0
+    answer_seconds: float = 600.0
+    upload_silence: float = 20 * 60.0
+    grace_seconds: float = 60.0
+    route: str = "direct"
+
+
+class Reload(Record, frozen=True):
+    """Take these rules from here on. Requests under way keep the verdict they have."""
+
+    rules: AcceptRules
+
+
+class Stop(Record, frozen=True):
+    """Take no more requests, finish what is under way for so many seconds, then end with Finished."""
+
+    within: float = LIMITS.drain
+
+
+AppFact: TypeAlias = Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut | Reload | Stop
+Route: TypeAlias = tuple[str, str, str]
+
+
+def route_of(path: str) -> Route:
+    """Return a path's first segment in lower case, its second as it is, and the rest with its slash."""
+    first, _, after = path[1:].partition("/")
+    second, slash, rest = after.partition("/")
+    return first.lower(), second, slash + rest
+
+
+class BrokerServer:
+    """Machine[WireFact | AppFact, WireWish | Asked | Gone | CallbackArrived | Note].
+
+    Paths of its own: /broker/TOKEN/*, /service/TOKEN/*, /response-data/TOKEN/ID, /primus, /connection-status/TOKEN,
+    /connections-status, /healthcheck and /. Any other path is Asked of the application, as are callbacks to rules
+    without an origin (CallbackArrived); both are answered by Answer, the former also in pieces.
+    """
+
+    def __init__(self, config: BrokerServerConfig, *, entropy: Entropy, limits: Limits = LIMITS) -> None:
+        self._config = config
+        self._limits = limits
+        self._wishes: deque[Any] = deque()
+        numbers = count(1)
+        self._desk = Desk(
+            self._wishes,
+            self._limit_of,
+            entropy=entropy.fork(),
+            numbers=numbers,
+            limits=limits,
+            stream_silence=config.upload_silence,
+        )
+        hosting = HostConfig(tokens=config.tokens, ping_interval=config.ping_interval, ping_timeout=config.ping_timeout)
+        self._host = TunnelHost(hosting, entropy=entropy.fork(), limits=limits)
+        self._outgoing = Outgoing(self._wishes, LinkNumbers(), limits=limits, route=config.route)
+        self._directory = Directory(config.grace_seconds)
+        public, private = self._filters(config.rules)
+        self._calls = Calls(
+            self._desk,
+            self._host,
+            self._directory,
+            public,
+            entropy=entropy.fork(),
+            answer_seconds=config.answer_seconds,
+            limits=limits,
+        )
+        self._platform = Platform(
+            self._host,
+            self._outgoing,
+            private,
+            self._wishes,
+            numbers,
+            entropy=entropy.fork(),
+            version=config.version,
+            answer_seconds=config.answer_seconds,
+            limits=limits,
+        )
+        # Requests under /primus that the tunnel side holds, and requests that the application holds.
+        self._tunnelled: dict[int, Visit] = {}
+        self._asked: dict[int, Visit] = {}
+        self._stop_by: Instant | None = None
+        self._over = False
+
+    def __repr__(self) -> str:
+        return f"BrokerServer(sessions={len(self._directory)}, calls={len(self._calls)}, over={self._over})"
+
+    # ── the contract ───────────────────────────────────────────────────────────
+    def handle(self, fact: WireFact | AppFact, now: Instant) -> None:
+        if self._over:
+            return
+        if type(fact) is Received or isinstance(fact, Ended | Lost):
+            if self._desk.owns(fact.link):
+                self._desk.handle(fact, now)
+            elif self._host.owns(fact.link):
+                self._host.handle(fact, now)
+            elif self._outgoing.owns(fact.link):
+                self._outgoing.handle(fact, now)
+        elif isinstance(fact, Drained):
+            self._calls.drained(fact.link)
+            self._host.handle(fact, now)
+        elif isinstance(fact, Accepted):
+            self._desk.accepted(fact, now)
+        elif isinstance(fact, Opened):
+            self._outgoing.handle(fact, now)
+        elif isinstance(fact, Wake):
+            self._wake(now)
+        elif isinstance(fact, Reload):
+            self._calls.rules, self._platform.rules = self._filters(fact.rules)
+        elif isinstance(fact, Stop):
+            self._stop_by = now + fact.within
+            self._desk.drain(now)
+        elif isinstance(fact, Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut):
+            self._answer(fact, now)
+        self._settle(now)
+
+    def poll(self) -> Any | None:
+        return self._wishes.popleft() if self._wishes else None
+
+    def deadline(self) -> Instant | None:
+        if self._over:
+            return None
+        return earliest(
+            self._desk.deadline(),
+            self._host.deadline(),
+            self._outgoing.deadline(),
+            self._calls.deadline(),
+            self._platform.deadline(),
+            self._stop_by,
+        )
+
+    # ── turns ──────────────────────────────────────────────────────────────────
+    def _wake(self, now: Instant) -> None:
+        self._desk.wake(now)
+        self._host.handle(WAKE, now)
+        self._outgoing.wake(now)
+        self._calls.wake(now)
+        self._platform.wake(now)
+
+    def _settle(self, now: Instant) -> None:
+        """Hand events from part to part until none is left."""
+        busy = True
+        while busy:
+            busy = False
+            while (event := self._desk.next()) is not None:
+                self._from_desk(event, now)
+                busy = True
+            while (said := self._host.poll()) is not None:
+                self._from_host(said, now)
+                busy = True
+            while (found := self._outgoing.next()) is not None:
+                self._platform.happened(*found, now)
+                busy = True
+            self._calls.dispatch(now)
+        for part, flow in ((self._calls, "inbound-request"), (self._platform, "outbound-request")):
+            for reason in part.refusals:
+                self._note("info", "filter.denied", flow=flow, reason=reason)
+            part.refusals.clear()
+        if self._stop_by is not None and (now >= self._stop_by or not (len(self._calls) or len(self._platform))):
+            self._over = True
+            self._wishes.append(Finished(None))
+
+    def _note(self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: Any) -> None:
+        self._wishes.append(Note(level, event, fields))
+
+    def _filters(self, rules: AcceptRules) -> tuple[Filter, Filter]:
+        variables, strict = self._config.variables, self._config.filter_strict
+        filters = [
+            Filter(side, variables, strict=strict, limits=self._limits) for side in (rules.public, rules.private)
+        ]
+        for warning in (*rules.warnings, *filters[0].warnings, *filters[1].warnings):
+            self._note("warning", "filter.rule", problem=warning)
+        return filters[0], filters[1]
+
+    # ── HTTP ───────────────────────────────────────────────────────────────────
+    def _limit_of(self, head: RequestHead) -> int | None:
+        path = head.target.partition("?")[0]
+        if _is_primus(path):
+            return self._limits.tunnel_payload
+        if head.method == "POST" and route_of(path)[0] == "response-data":
+            return None
+        return self._limits.http_request_body
+
+    def _from_desk(self, event: DeskEvent, now: Instant) -> None:
+        visit = event.visit
+        if isinstance(event, Came):
+            self._came(visit, now)
+        elif isinstance(event, Piece):
+            self._calls.upload_piece(visit, event.data, now)
+        elif isinstance(event, Over):
+            self._calls.upload_over(visit, now)
+        elif isinstance(event, Began):
+            _, token, rest = route_of(visit.path)
+            self._calls.upload_began(visit, token, rest.strip("/"), now)
+        elif self._tunnelled.pop(visit.number, None) is not None:
+            self._host.gone(visit.number, now)
+        elif self._asked.pop(visit.number, None) is not None:
+            self._wishes.append(Gone(visit.number))
+        elif isinstance(event, Left):
+            self._calls.left(visit, now)
+
+    def _came(self, visit: Visit, now: Instant) -> None:
+        if _is_primus(visit.path):
+            request = server_request_of(visit)
+            if request is None:
+                self._json(visit, 400, {"code": 3, "message": "Bad request"}, now)
+                return
+            self._tunnelled[visit.number] = visit
+            self._host.request(visit.number, visit.link, request, now)
+            return
+        name, token, rest = route_of(visit.path)
+        get = visit.head.method in ("GET", "HEAD")
+        if name == "broker" and token:
+            self._calls.relay(visit, token, rest, now)
+        elif name == "service" and token and get:
+            self._calls.service(visit, token, rest, now)
+        elif name == "connection-status" and token and get:
+            self._connection_status(visit, unquote(token), now)
+        elif name == "connections-status" and not token and get:
+            self._json(visit, 200, self._directory.summary(), now)
+        elif name in ("healthcheck", "") and not token and get:
+            self._json(visit, 200, {"ok": True, "version": self._config.version}, now)
+        else:
+            self._ask(visit, now)
+
+    def _json(self, visit: Visit, status: int, document: object, now: Instant, *more: tuple[str, str]) -> None:
+        self._desk.respond(visit, status, (JSON, *more), compact(document), now=now)
+
+    def _connection_status(self, visit: Visit, token: str, now: Instant) -> None:
+        sessions = self._directory.all_of(token)
+        if not sessions:
+            self._json(visit, 404, {"ok": False}, now, ("x-broker-failure", "no-connection"))
+            return
+        clients = []
+        for session in sessions:
+            entry: dict[str, Any] = {"version": session.version}
+            if session.filters is not None:
+                entry["filters"] = session.filters
+            clients.append(entry)
+        self._json(visit, 200, {"ok": True, "clients": clients}, now)
+
+    # ── the application ────────────────────────────────────────────────────────
+    def _ask(self, visit: Visit, now: Instant) -> None:
+        request = server_request_of(visit)
+        if request is None:
+            body = error_body("BAD_REQUEST", "expected escapes of UTF-8 in the target")
+            self._desk.respond(visit, 400, (JSON,), body, now=now)
+            return
+        self._asked[visit.number] = visit
+        self._wishes.append(Asked(visit.number, request))
+
+    def _answer(self, fact: Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut, now: Instant) -> None:
+        if isinstance(fact, Answer) and self._platform.answer(fact, now):
+            return
+        visit = self._asked.get(fact.exchange)
+        if visit is None:
+            return
+        if isinstance(fact, AnswerBody):
+            self._desk.send(visit, fact.data, now=now)
+            return
+        if isinstance(fact, AnswerHead):
+            plain = _plain(fact.headers)
+            length = next((int(value) for name, value in plain if name.lower() == "content-length"), None)
+            self._desk.begin(visit, fact.status, plain, length, now=now)
+            return
+        del self._asked[fact.exchange]
+        if isinstance(fact, Answer):
+            self._desk.respond(visit, fact.status, _plain(fact.headers), fact.body, now=now)
+        elif isinstance(fact, AnswerEnd):
+            self._desk.end(visit, now=now)
+        else:
+            self._desk.cut(visit, now=now)
+
+    # ── tunnels ────────────────────────────────────────────────────────────────
+    def _from_host(self, said: Any, now: Instant) -> None:
+        if isinstance(said, Arrived):
+            self._arrived(said, now)
+        elif isinstance(said, Acked):
+            self._calls.acked(said.session, said.ack_id, said.args, now)
+        elif isinstance(said, Reply):
+            visit = self._tunnelled.pop(said.exchange, None)
+            if visit is not None:
+                self._desk.respond(visit, said.status, said.headers, said.body, now=now, echo=False)
+        elif isinstance(said, Upgrade):
+            self._upgrade(said, now)
+        elif isinstance(said, Identified):
+            session = self._directory.identified(said)
+            self._note(
+                "info",
+                "tunnel.identified",
+                session=session.number,
+                token=masked_token(session.token),
+                role=session.role,
+                version=session.version,
+            )
+        elif isinstance(said, SessionClosed):
+            gone = self._directory.closed(said.session, now)
+            if gone is not None:
+                self._calls.session_closed(gone, now)
+            self._platform.session_closed(said.session)
+            self._note("info", "tunnel.closed", session=said.session, reason=said.reason)
+        elif not isinstance(said, SessionOpened | Ponged):
+            self._wishes.append(said)
+
+    def _upgrade(self, said: Upgrade, now: Instant) -> None:
+        visit = self._tunnelled.pop(said.exchange, None)
+        early = None if visit is None else self._desk.hand_over(visit)
+        if early is None:
+            self._host.handle(Lost(said.link, "the client left before the upgrade"), now)
+            return
+        self._wishes.append(Transmit(said.link, said.response))
+        if early:
+            self._host.handle(Received(said.link, early), now)
+
+    def _arrived(self, said: Arrived, now: Instant) -> None:
+        if said.name == "chunk":
+            self._calls.chunk(said.session, said.args, now)
+        elif said.name == "request":
+            session = self._directory.session(said.session)
+            if session is not None and said.ack_id is not None:
+                self._platform.arrived(session, said.args, said.ack_id, now)
+        elif said.name in ("terminate", "client-event"):
+            self._note("debug", f"tunnel.{said.name}", session=said.session)
+
+
+def server_request_of(visit: Visit) -> Any:
+    """Return a whole request as applications get it, or None if its target cannot be decoded."""
+    try:
+        return server_request(visit.head, visit.body or b"", visit.listener, visit.peer)
+    except RemoteProtocolError:
+        return None
+
+
+def _is_primus(path: str) -> bool:
+    return path.startswith("/primus")
+
+
+def _plain(headers: Any) -> list[tuple[str, str]]:
+    """Return headers for the wire; only here a secret among them becomes text."""
+    return [(name, value.reveal() if isinstance(value, Secret) else value) for name, value in headers]
