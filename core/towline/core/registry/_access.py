@@ -59,6 +59,9 @@ def ask(registry: Registry, wanted: Ask) -> Step[Reply]:
         headers = wanted.headers if shown is None else (*wanted.headers, ("authorization", shown.header))
         reply = yield from send(registry, Request(wanted.method, str(wanted.url), headers), wanted.want)
         if reply.url.origin != wanted.url.origin:
+            # The registry let us in and sent us on; what the other host says is about the address it was given.
+            if shown is not None:
+                registry.worked(wanted.need, shown)
             return reply
         if reply.status == 401:
             shown = yield from _answer_challenge(registry, wanted, reply, shown, tried)
