@@ -1,18 +1,38 @@
 """The broker: the allow-list, what it lets through and how, from both ends of the tunnel (broker-protocol.md §2–3)."""
 
+from towline.core.broker._client import BrokerClient, TunnelsEnded
+from towline.core.broker._client_config import BrokerClientConfig
 from towline.core.broker._filter import Allowed, Denied, Filter, Upstream, Verdict, target_fault
+from towline.core.broker._platform import CallbackArrived
 from towline.core.broker._rules import DEFAULT_AGENT_RULES, AcceptRules, Auth, Rule, default_server_rules
+from towline.core.broker._server import BrokerServer, BrokerServerConfig, Reload, Stop
+from towline.core.broker._substitution import substitutable, substitute_body, substitute_headers
+from towline.core.broker._upload import UploadDecoder, UploadHead, encode_upload_head
 
 __all__ = [
     "DEFAULT_AGENT_RULES",
     "AcceptRules",
     "Allowed",
     "Auth",
+    "BrokerClient",
+    "BrokerClientConfig",
+    "BrokerServer",
+    "BrokerServerConfig",
+    "CallbackArrived",
     "Denied",
     "Filter",
+    "Reload",
     "Rule",
+    "Stop",
+    "TunnelsEnded",
+    "UploadDecoder",
+    "UploadHead",
     "Upstream",
     "Verdict",
     "default_server_rules",
+    "encode_upload_head",
+    "substitutable",
+    "substitute_body",
+    "substitute_headers",
     "target_fault",
 ]

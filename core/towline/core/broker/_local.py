@@ -1,0 +1,178 @@
+"""A client's callbacks: what the agent posts to the client's own port goes up a tunnel (broker-protocol.md §2.9)."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+from towline.core._contract import Instant
+from towline.core._errors import RemoteProtocolError, TowlineError
+from towline.core._limits import LIMITS, Limits
+from towline.core.broker._alarms import Alarms, Timed
+from towline.core.broker._answers import DENIED_OVER_HTTP, JSON, RETRY_SOON, compact, denial, payload_body
+from towline.core.broker._desk import Desk, Visit
+from towline.core.broker._filter import Denied, Filter
+from towline.core.broker._headers import answer_headers
+from towline.core.broker._inbound import incoming
+from towline.core.broker._jobs import Tunnel
+from towline.core.broker._upload import parse_answer_head
+from towline.core.tunnel import RequestPayload, TunnelBusy, write_request
+
+
+class Callback(Timed):
+    """One callback on its way up."""
+
+    __slots__ = ("handle", "payload", "tunnel", "visit")
+
+    def __init__(self, visit: Visit, payload: RequestPayload) -> None:
+        super().__init__()
+        self.visit = visit
+        self.payload = payload
+        self.tunnel: Tunnel | None = None  # None while it waits for one to open
+        self.handle: int | None = None
+
+
+class Callbacks:
+    """All callbacks of a client.
+
+    While no tunnel is open a callback waits a few seconds, then the agent is told to come again (Q18).
+    """
+
+    def __init__(
+        self,
+        desk: Desk,
+        tunnels: Sequence[Tunnel],
+        rules: Filter,
+        *,
+        wait_seconds: float,
+        answer_seconds: float,
+        limits: Limits = LIMITS,
+    ) -> None:
+        self._desk = desk
+        self._tunnels = tunnels
+        self.rules = rules
+        self._wait_seconds = wait_seconds
+        self._answer_seconds = answer_seconds
+        self._limits = limits
+        self._by_visit: dict[int, Callback] = {}
+        self._by_handle: dict[tuple[str, int], Callback] = {}
+        self._waiting: deque[Callback] = deque()
+        self._alarms: Alarms[Callback] = Alarms()
+        self.refusals: list[str] = []
+
+    def __len__(self) -> int:
+        return len(self._by_visit)
+
+    def deadline(self) -> Instant | None:
+        return self._alarms.deadline()
+
+    def came(self, visit: Visit, now: Instant) -> None:
+        """Take a whole request of the agent."""
+        try:
+            asked = incoming(visit, visit.head.target, self._limits)
+        except RemoteProtocolError as error:
+            status = 415 if error.kind == "unsupported-media-type" else error.status_hint
+            self._respond(visit, status, {"code": error.code, "message": error.message}, now)
+            return
+        verdict = self.rules.decide(asked.method, asked.url, asked.headers, asked.body)
+        if isinstance(verdict, Denied):
+            self.refusals.append(verdict.reason)
+            self._respond(visit, 401, denial(DENIED_OVER_HTTP, asked.url), now)
+            return
+        if len(self._by_visit) >= self._limits.tunnel_waiting:
+            self._respond(visit, 503, {"code": "TOO_BUSY", "message": "too many callbacks wait already"}, now)
+            return
+        headers = verdict.headers | {"snyk-request-id": visit.request_id}
+        callback = Callback(visit, RequestPayload(asked.url, asked.method, headers, asked.body, "", visit.request_id))
+        self._by_visit[visit.number] = callback
+        tunnel = self._open_tunnel()
+        if tunnel is None:
+            self._waiting.append(callback)
+            self._alarms.set(callback, now + self._wait_seconds)
+        else:
+            self._send(callback, tunnel, now)
+
+    def tunnel_opened(self, now: Instant) -> None:
+        """A tunnel is open, and has identified itself: what waits goes up."""
+        waiting, self._waiting = self._waiting, deque()
+        for callback in waiting:
+            tunnel = self._open_tunnel()
+            if tunnel is None:
+                self._waiting.append(callback)
+            else:
+                self._send(callback, tunnel, now)
+
+    def acked(self, tunnel: Tunnel, handle: int, args: Sequence[Any], now: Instant) -> None:
+        """The server answered a callback."""
+        callback = self._by_handle.get((tunnel.role, handle))
+        if callback is None:
+            return
+        self._forget(callback)
+        said = args[0] if args else None
+        try:
+            head = parse_answer_head(said, self._limits)
+        except RemoteProtocolError as error:
+            self._respond(callback.visit, 502, {"code": error.code, "message": "the answer cannot be read"}, now)
+            return
+        body, content_type = payload_body(said.get("body") if isinstance(said, dict) else None, dict(head.headers))
+        headers = [pair for pair in answer_headers(head.headers) if pair[0] != "content-length"]
+        if content_type is not None:
+            headers.append(("Content-Type", content_type))
+        self._desk.respond(callback.visit, head.status, headers, body, now=now)
+
+    def lost(self, tunnel: Tunnel, handles: Sequence[int], now: Instant) -> None:
+        """These will never be answered: their tunnel is gone. The agent posts again, under the same delivery id."""
+        for handle in handles:
+            callback = self._by_handle.get((tunnel.role, handle))
+            if callback is not None:
+                self._forget(callback)
+                self._respond(callback.visit, 502, {"code": "TUNNEL_LOST", "message": "the tunnel was lost"}, now)
+
+    def left(self, visit: Visit) -> None:
+        """The agent does not wait any more."""
+        callback = self._by_visit.get(visit.number)
+        if callback is not None:
+            self._forget(callback)
+
+    def wake(self, now: Instant) -> None:
+        for callback in self._alarms.due(now):
+            waited = callback.tunnel is None
+            self._forget(callback)
+            if waited:
+                self._respond(
+                    callback.visit, 503, {"code": "CONNECTION_NOT_READY", "message": "no tunnel is open"}, now
+                )
+            else:
+                body = {"code": "TIMEOUT", "message": f"no answer in {self._answer_seconds:g} s"}
+                self._respond(callback.visit, 504, body, now)
+
+    # ── inside ─────────────────────────────────────────────────────────────────
+    def _open_tunnel(self) -> Tunnel | None:
+        return next((tunnel for tunnel in self._tunnels if tunnel.open), None)
+
+    def _send(self, callback: Callback, tunnel: Tunnel, now: Instant) -> None:
+        callback.tunnel = tunnel
+        try:
+            callback.handle = tunnel.client.emit("request", [write_request(callback.payload)], ack=True, now=now)
+        except TowlineError as error:
+            self._forget(callback)
+            status = 503 if isinstance(error, TunnelBusy) else error.status_hint
+            self._respond(callback.visit, status, {"code": error.code, "message": error.message}, now)
+            return
+        assert callback.handle is not None
+        self._by_handle[tunnel.role, callback.handle] = callback
+        self._alarms.set(callback, now + self._answer_seconds)
+
+    def _respond(self, visit: Visit, status: int, document: object, now: Instant) -> None:
+        headers = [JSON, RETRY_SOON] if status == 503 else [JSON]
+        self._desk.respond(visit, status, headers, compact(document), now=now)
+
+    def _forget(self, callback: Callback) -> None:
+        self._alarms.set(callback, None)
+        self._by_visit.pop(callback.visit.number, None)
+        if callback in self._waiting:
+            self._waiting.remove(callback)
+        if callback.tunnel is not None and callback.handle is not None:
+            self._by_handle.pop((callback.tunnel.role, callback.handle), None)
+            callback.tunnel.client.forget(callback.handle)
