@@ -110,6 +110,12 @@ def test_a_listed_network_is_that_network():
     assert refused(guard, "untrusted", ["fd00:2::5"])
 
 
+def test_a_network_that_cannot_be_read_is_said_at_once():
+    with pytest.raises(TowlineError, match=r"10\.0\.0\.0/8, got '10\.0\.0'"):
+        Guard(networks=("10.0.0",))
+    assert refused(Guard(networks=("10.0.0.7/8",)), "untrusted", ["10.9.9.9"]) is None
+
+
 def test_one_bad_address_among_good_ones_is_enough():
     assert refused(Guard(), "untrusted", ["8.8.8.8", "10.0.0.1"])
     assert refused(Guard(), "untrusted", ["8.8.8.8", "169.254.169.254", "1.1.1.1"])

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import subprocess
+import sys
 
 import pytest
 import trio
@@ -17,6 +20,8 @@ from towline.core import (
     Finished,
     LocalProtocolError,
     Note,
+    Open,
+    Opened,
     Received,
     RemoteProtocolError,
     Sleep,
@@ -173,6 +178,25 @@ def test_every_address_of_a_name_is_listened_on_at_one_port(loop):
             assert {port for _, port in pump.addresses["in"]} == {pump.ports["in"]}
 
     loop.run(main)
+
+
+def test_links_over_ipv6(loop):
+    async def main():
+        machine = testing.Relay(0)
+        async with loop.open_pump(machine, listeners={"in": Listener("::1")}) as pump:
+            fact = await loop.perform(testing.Dials(Open(1, "::1", pump.ports["in"], False)))
+            assert fact == Opened(1)
+            await testing._until(lambda: len(machine.facts) > 1)
+        assert machine.facts[1].peer.startswith("[::1]:")
+
+    if not socket.has_ipv6:
+        pytest.skip("no IPv6 here")
+    loop.run(main)
+
+
+def test_the_face_imports_no_loop():
+    script = "import sys, towline.drivers; sys.exit(bool({'trio', 'asyncio', 'anyio', 'sqlite3'} & set(sys.modules)))"
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_time_can_be_moved_by_hand():
