@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from fuzz.harness import refused_or_taken
 from towline.core import RemoteProtocolError, Secret
 from towline.core.agent import (
-    REGISTRY_TYPES,
     RegistryLogin,
     canonical_type,
     decode_credentials,
@@ -20,6 +19,7 @@ from towline.core.agent import (
     find_credentials,
     normal_base,
 )
+from towline.core.registry import TYPES
 
 CANARY = "c4n4ry-s3cret"
 
@@ -35,7 +35,7 @@ OTHER = text(type="harbor-cr", username="u", password="other", registryBase="har
 @pytest.mark.parametrize(
     "password", ['a"b', "a\\b", "two  spaces", "*", "$HOME", "%41", "line\nbreak", "k" * 4096, "ünïcödé", "'", "`x`"]
 )
-@pytest.mark.parametrize("kind", [t for t in REGISTRY_TYPES if t not in ("ecr", "digitalocean-cr")])
+@pytest.mark.parametrize("kind", [t for t in TYPES if t not in ("ecr", "digitalocean-cr")])
 def test_what_is_encoded_is_decoded(kind: str, password: str) -> None:
     made = encode_credentials(kind, username="robot$scan", password=Secret(password), base="host:5000/path")
     login = decode_credentials(made.reveal())

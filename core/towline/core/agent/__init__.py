@@ -9,7 +9,6 @@ from __future__ import annotations
 from towline.core.agent._caller import CallerCheck, sign
 from towline.core.agent._credentials import (
     CHECK_PATHS,
-    REGISTRY_TYPES,
     CredentialSource,
     RegistryLogin,
     canonical_type,
@@ -138,7 +137,6 @@ __all__ = [
     "OPEN_ROUTES",
     "OUTCOMES",
     "Outcome",
-    "REGISTRY_TYPES",
     "RESULT_PATHS",
     "ROUTES",
     "Refusal",

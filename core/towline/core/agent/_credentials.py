@@ -19,32 +19,11 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._limits import KIB, LIMITS, Limits
 from towline.core._secret import Secret
 from towline.core.agent._json import canonical, decode_bounded
+from towline.core.registry import ALIASES, TYPES
 
 # A Google service-account key is 2.3 KiB, and base64 adds a third; more than this is no login.
 CREDENTIAL_BYTES: Final = 64 * KIB
 
-REGISTRY_TYPES: Final = (
-    "oci",
-    "docker-hub",
-    "gcr",
-    "google-artifact-cr",
-    "ecr",
-    "acr",
-    "artifactory-cr",
-    "harbor-cr",
-    "quay-cr",
-    "github-cr",
-    "nexus-cr",
-    "digitalocean-cr",
-    "gitlab-cr",
-)
-# Old spellings; names are compared without case (agent.md §7).
-_ALIASES: Final = {
-    "elasticcr": "ecr",
-    "dockerhub": "docker-hub",
-    "googlecr": "gcr",
-    "artifactorycr": "artifactory-cr",
-}
 _HINT: Final = (
     "build it with a JSON encoder: base64 of an object with type, username, password, registryBase; "
     "text pasted together breaks on '\"' and '\\' in a password"
@@ -96,12 +75,12 @@ def canonical_type(name: str) -> str:
     Raises:  RemoteProtocolError("unsupported-type")
     """
     lowered = name.strip().lower()
-    found = _ALIASES.get(lowered, lowered)
-    if found not in REGISTRY_TYPES:
+    found = ALIASES.get(lowered, lowered)
+    if found not in TYPES:
         raise RemoteProtocolError(
             "unsupported-type",
             "the registry type is none that is known",
-            hint="one of " + ", ".join(REGISTRY_TYPES),
+            hint="one of " + ", ".join(TYPES),
         )
     return found
 

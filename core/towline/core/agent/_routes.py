@@ -9,6 +9,7 @@ from urllib.parse import unquote_to_bytes
 
 from towline.core._contract import Record
 from towline.core._errors import RemoteProtocolError
+from towline.core.registry import is_digest, is_path, is_tag
 
 
 class Route(Record, frozen=True):
@@ -43,11 +44,7 @@ OPEN_ROUTES: Final = frozenset({"health", "ready"})
 
 # Characters of a path segment that need no reading, and `%`, which must begin a triplet.
 _PATH: Final = re.compile(r"/(?:[A-Za-z0-9._~:@!$&'()*+,;=/-]|%[0-9A-Fa-f]{2})*")
-# The distribution specification's name grammar: path components joined by slashes.
-_COMPONENT: Final = re.compile(r"[a-z0-9]+(?:(?:[.]|_{1,2}|-+)[a-z0-9]+)*")
 _NAME_LENGTH: Final = 255
-_TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
 _PLATFORM: Final = re.compile(r"[a-z0-9._-]{1,64}/[a-z0-9._-]{1,64}(?:/[a-z0-9._-]{1,64})?")
 
 
@@ -83,13 +80,12 @@ def repository_name(text: str, *, encoded: bool = False) -> str:
         raise RemoteProtocolError("invalid-name", "expected a repository name, got nothing")
     if len(name) > _NAME_LENGTH:
         raise RemoteProtocolError("invalid-name", f"expected at most {_NAME_LENGTH} characters, got {len(name)}")
-    for part in name.split("/"):
-        if not _COMPONENT.fullmatch(part):
-            raise RemoteProtocolError(
-                "invalid-name",
-                "expected components of a-z, 0-9 and single separators (. _ __ -) between slashes",
-                hint="repository names are lower case, without tag, host or spaces",
-            )
+    if not is_path(name):
+        raise RemoteProtocolError(
+            "invalid-name",
+            "expected components of a-z, 0-9 and single separators (. _ __ -) between slashes",
+            hint="repository names are lower case, without tag, host or spaces",
+        )
     return name
 
 
@@ -99,10 +95,10 @@ def image_reference(text: str) -> str:
     Raises:  RemoteProtocolError("invalid-reference")
     """
     if ":" in text:
-        if _DIGEST.fullmatch(text):
+        if is_digest(text):
             return text
         raise RemoteProtocolError("invalid-reference", "expected sha256: or sha512: and lower-case hex digits")
-    if not _TAG.fullmatch(text):
+    if not is_tag(text):
         raise RemoteProtocolError("invalid-reference", "expected a tag of 1 to 128 of A-Z a-z 0-9 . _ -, or a digest")
     return text
 

@@ -1,0 +1,123 @@
+"""The registry operations an agent performs: scripts of the core, driven to their end with a login."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import anyio
+
+from towline.core import Entropy, RemoteProtocolError, Step
+from towline.core.agent import ImageFound, Job, JobSums, RegistryLogin, canonical
+from towline.core.http import Courier
+from towline.core.registry import (
+    CheckStep,
+    Credentials,
+    ImageReference,
+    Listing,
+    Platform,
+    Registry,
+    check,
+    list_repositories,
+    list_tags,
+    state_identifier,
+)
+from towline.core.scan import ScanOptions, ScanOutcome, scan_image
+from towline.runtimes.agent_config import AgentConfig, Driver
+
+T = TypeVar("T")
+
+
+class Scanned:
+    """What a scan found, in the bytes that are sent; shared by all jobs that were joined."""
+
+    __slots__ = ("found", "results", "size", "sums", "warnings")
+
+    def __init__(self, found: ImageFound, results: tuple[bytes, ...], warnings: tuple[str, ...], sums: JobSums) -> None:
+        self.found = found
+        self.results = results
+        self.warnings = warnings
+        self.sums = sums
+        self.size = sum(map(len, results))
+
+
+class RegistryDesk:
+    """Performs registry operations for jobs and for the API."""
+
+    def __init__(self, config: AgentConfig, driver: Driver, entropy: Entropy) -> None:
+        self._config = config
+        self._driver = driver
+        self._entropy = entropy
+
+    async def systemcheck(self, login: RegistryLogin, *, deep: bool, seconds: float) -> list[CheckStep]:
+        """Check the login step by step within a time budget."""
+        # Who asks wants to know how it is at this moment, so nothing is tried twice.
+        return await self._perform(check(self._registry(login, retries=0), listing=deep), seconds)
+
+    async def repositories(self, login: RegistryLogin, limit: int | None = None) -> Listing:
+        """Return the repositories, or as many as could be had."""
+        return await self._perform(list_repositories(self._registry(login), limit=limit, partial=True))
+
+    async def tags(self, login: RegistryLogin, repository: str) -> Listing:
+        return await self._perform(list_tags(self._registry(login), repository, partial=True))
+
+    async def state(self, login: RegistryLogin, repository: str, reference: str, platform: str | None) -> str:
+        wanted = Platform.parse(platform) if platform else None
+        return await self._perform(state_identifier(self._registry(login), repository, reference, wanted))
+
+    async def scan(self, login: RegistryLogin, job: Job, on_event: Callable[[Any], None]) -> Scanned:
+        """Pull and analyse a job's image."""
+        registry = self._registry(login)
+        image, asked = job.image, job.options
+        limit = self._config.max_image_bytes
+        options = ScanOptions(
+            exclude_app_vulns=asked.exclude_app_vulns,
+            globs_include=asked.globs.include,
+            globs_exclude=asked.globs.exclude,
+            layer_attribution=asked.layer_attribution,
+            target_reference=asked.target_reference,
+            max_image_bytes=min(limit, asked.max_image_bytes or limit),
+        )
+        separator = "@" if ":" in image.reference else ":"
+        host = login.base.partition("/")[0]
+        name = ImageReference.parse(f"{host}/{registry.repository(image.repository)}{separator}{image.reference}")
+        wanted = Platform.parse(image.platform) if image.platform else None
+        script = scan_image(registry, image.repository, image.reference, wanted, options, name)
+        outcome: ScanOutcome = await self._perform(script, on_event=on_event)
+        found = ImageFound(
+            registry=host,
+            repository=image.repository,
+            reference=image.reference,
+            manifest_digest=outcome.manifest_digest,
+            index_digest=outcome.index_digest,
+            platform=None if outcome.platform is None else str(outcome.platform),
+        )
+        if image.expected_digest not in (None, found.manifest_digest, found.index_digest):
+            raise RemoteProtocolError(
+                "digest-mismatch", f"expected {image.expected_digest}, {image.reference} is {found.manifest_digest}"
+            )
+        # Canonical once, here: what is hashed, cut into parts and kept are these bytes.
+        results = tuple(canonical(result) for result in outcome.scan_results)
+        sums = JobSums(compressed=outcome.bytes_downloaded, downloaded=outcome.bytes_downloaded)
+        return Scanned(found, results, tuple(outcome.warnings), sums)
+
+    def _registry(self, login: RegistryLogin, *, retries: int | None = None) -> Registry:
+        return Registry(
+            login.base,
+            entropy=self._entropy.fork(),
+            dialect=login.type,
+            credentials=Credentials(login.username, login.secret),
+            plain_http=login.scheme == "http",
+            allowed_realm_hosts=self._config.realm_hosts,
+            retries=retries,
+            epoch=time.time() - anyio.current_time(),
+            limits=self._config.limits,
+        )
+
+    async def _perform(
+        self, steps: Step[T], seconds: float | None = None, on_event: Callable[[Any], None] | None = None
+    ) -> T:
+        courier = Courier(steps, entropy=self._entropy.fork(), limits=self._config.limits, total=seconds)
+        value: T = await self._driver.perform(courier, dialer=self._config.dialer, on_event=on_event)
+        return value
