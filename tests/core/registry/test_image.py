@@ -399,3 +399,16 @@ def test_resolve_manifest_stops_before_the_config() -> None:
     raw = image()
     done = play(resolve_manifest(registry(), "a/b", "1"), asks(manifest_at("1")), given(raw))
     assert (done.value.index_digest, done.value.manifest.digest) == (None, sha256(raw))
+
+
+def test_an_index_without_a_platform_may_hold_it() -> None:
+    raw = image()
+    inner = index(entry(raw, "linux/arm64"))
+    top = index(entry(image(annotations={"x": "y"}), "linux/amd64"), entry(inner, None, OCI_INDEX))
+    done = play(
+        resolve_manifest(registry(), "a/b", "1", Platform.parse("linux/arm64")),
+        asks(manifest_at("1")),                     given(top, OCI_INDEX),
+        asks(manifest_at(sha256(inner))),           given(inner, OCI_INDEX),
+        asks(manifest_at(sha256(raw))),             given(raw),
+    )  # fmt: skip
+    assert done.value.manifest.digest == sha256(raw)

@@ -13,7 +13,15 @@ from towline.core.registry._blob import get_blob_document
 from towline.core.registry._config import ImageConfig, parse_config
 from towline.core.registry._digest import Digest, is_digest, shown
 from towline.core.registry._failure import failure
-from towline.core.registry._manifest import ACCEPT, Descriptor, ImageIndex, ImageManifest, Manifest, parse_manifest
+from towline.core.registry._manifest import (
+    ACCEPT,
+    Descriptor,
+    ImageIndex,
+    ImageManifest,
+    Manifest,
+    is_index_type,
+    parse_manifest,
+)
 from towline.core.registry._platform import DEFAULT_PLATFORM, Platform, best, rank
 from towline.core.registry._reference import check_reference
 from towline.core.registry._send import Reply, Want
@@ -160,13 +168,13 @@ def state_identifier(
     The manifest's and not the index's, so that one more platform is no change. One HEAD where that suffices.
     """
     head = yield from head_manifest(registry, repository, reference)
-    if head.digest is not None and head.media_type and not head.media_type.endswith(("index.v1+json", "list.v2+json")):
+    if head.digest is not None and head.media_type and not is_index_type(head.media_type):
         return head.digest
     manifest = yield from get_manifest(registry, repository, reference)
     if not isinstance(manifest.parsed, ImageIndex):
         return manifest.digest
     chosen = choose(manifest.parsed, platform, manifest.digest)
-    if chosen.media_type.endswith(("index.v1+json", "list.v2+json")):
+    if is_index_type(chosen.media_type):
         found = yield from resolve_manifest(registry, repository, chosen.digest, platform)
         return found.manifest.digest
     return chosen.digest
@@ -184,9 +192,13 @@ def choose(index: ImageIndex, platform: Platform | None, digest: str = "") -> De
         return entries[0]
     wanted = platform or DEFAULT_PLATFORM
     at = best(wanted, [entry.platform for entry in entries])
-    if at is None:
+    if at is not None:
+        return entries[at]
+    # An index that names no platform may hold it further down.
+    inner = [entry for entry in entries if entry.platform is None and is_index_type(entry.media_type)]
+    if len(inner) != 1:
         raise _no_platform(wanted, list(_offers(entries)), digest)
-    return entries[at]
+    return inner[0]
 
 
 def _offers(entries: list[Descriptor]) -> Iterator[str]:

@@ -114,6 +114,11 @@ class _Index(msgspec.Struct):
     annotations: dict[str, str] | None = None
 
 
+def is_index_type(media_type: str) -> bool:
+    """Tell whether a media type is that of an index."""
+    return media_type in _INDEXES
+
+
 def parse_manifest(
     raw: bytes, content_type: str | None, where: str = "manifest", limits: Limits = LIMITS
 ) -> tuple[str, ImageManifest | ImageIndex]:
