@@ -80,7 +80,7 @@ imports: .venv/.dev
 
 core-alone: .venv/core/.made
 	@echo "── the core alone"
-	@PYTHONPATH=core .venv/core/bin/python -m pytest -q -p no:cacheprovider tests/core
+	@PYTHONPATH="$(CURDIR)/core" .venv/core/bin/python -m pytest -q -p no:cacheprovider tests/core
 
 core-optimised: .venv/.dev
 	@echo "── the core without its asserts"

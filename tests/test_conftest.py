@@ -66,6 +66,39 @@ def test_peers_without_anything_names_each_and_fails_only_in_ci(tmp_path: Path) 
     assert told.returncode == 1
 
 
+def test_peers_are_installed_with_their_services_forbidden(tmp_path: Path) -> None:
+    """apt-get is called for what is missing, while policy-rc.d says no; afterwards the system is as it was."""
+    package = "tests/interop/stock/npm"
+    (tmp_path / package).mkdir(parents=True)
+    (tmp_path / package / "package.json").write_text((HERE.parent / package / "package.json").read_text())
+    policy, log = tmp_path / "policy-rc.d", tmp_path / "log"
+    script = tmp_path / "tests" / "peers.sh"
+    text = (HERE / "peers.sh").read_text()
+    assert "policy=/usr/sbin/policy-rc.d" in text
+    text = text.replace("policy=/usr/sbin/policy-rc.d", f"policy={policy}").replace(":/usr/sbin:/sbin", "")
+    script.write_text(text)
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("bash", "dirname", "sed", "touch", "tee", "chmod", "rm", "env", "sh"):
+        (tools / tool).symlink_to(subprocess.check_output(["which", tool], text=True).strip())
+    for name, body in (
+        ("apt-get", f'echo "$1 ${{*: -3}} policy=$("{policy}"; echo $?)" >> {log}\nexit 1'),
+        ("id", "echo 0"),
+        ("skopeo", "exit 0"),
+    ):
+        (tools / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tools / name).chmod(0o755)
+    environment = {"PATH": str(tools)}
+    told = subprocess.run(["bash", script], env=environment, capture_output=True, text=True, timeout=30)
+    assert told.returncode == 0, told.stderr
+    assert "installing zstd curl openssl docker-registry nginx apache2-utils nodejs npm" in told.stderr
+    assert log.read_text().startswith("update ")
+    assert "policy=101" in log.read_text()
+    assert "apt-get cannot read its package lists" in told.stderr
+    assert not policy.exists()
+    assert not (tmp_path / ".peers").exists()
+
+
 def test_the_lock_file_names_no_host() -> None:
     lock = json.loads((HERE / "interop" / "stock" / "npm" / "package-lock.json").read_text())
     packages = [package for path, package in lock["packages"].items() if path]
