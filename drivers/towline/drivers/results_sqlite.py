@@ -11,14 +11,17 @@ import base64
 import binascii
 import hashlib
 import sqlite3
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
 from towline.core import LIMITS, Limits, Record, RemoteProtocolError, Secret
 from towline.core.agent import CONTRACT, canonical, decode_bounded, rfc3339
 from towline.drivers._sqlite import Database
+
+T = TypeVar("T")
 
 # One result in more parts than this would be larger than any outbox.
 _MOST_PARTS: Final = 100_000
@@ -105,6 +108,10 @@ class ResultsBox:
 
     def close(self) -> None:
         self._database.close()
+
+    def batch(self, operations: Sequence[Callable[[], T]]) -> list[T | Exception]:
+        """Run several calls of this box in one transaction; one that raises is undone alone."""
+        return self._database.batch(operations)
 
     def take(self, token: Secret, body: bytes, wall: float) -> Taken:
         """Keep one message.
