@@ -50,8 +50,10 @@ ClientFact: TypeAlias = Reload | Stop
 
 
 class TunnelsEnded(Record, frozen=True):
-    """Both tunnels are closed for good: the server said so, or too many attempts failed. The machine goes on,
-    and its health check fails; whether the program goes on is its own affair."""
+    """Both tunnels are closed for good: the server said so, or too many attempts failed.
+
+    The machine goes on, and its health check fails; whether the program goes on is its own affair.
+    """
 
     reason: str
 
