@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
+from needed import need_peer
 
 HERE = Path(__file__).parent
 
 
-@pytest.fixture
-def shared() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("shared_conftest", HERE / "conftest.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_a_missing_peer_is_a_named_skip(shared: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_is_a_named_skip(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     with pytest.raises(pytest.skip.Exception, match="missing peer: no-such-program"):
-        shared.need_peer("no-such-program")
+        need_peer("no-such-program")
 
 
-def test_a_missing_peer_fails_in_ci(shared: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_peer_fails_in_ci(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="missing peer: no-such-program"):
-        shared.need_peer("no-such-program")
+        need_peer("no-such-program")
 
 
 def test_the_corpus_has_every_image_that_is_expected(corpus: Path, expected: Callable[[str], dict[str, Any]]) -> None:

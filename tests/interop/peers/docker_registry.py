@@ -24,8 +24,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import need_peer
 from interop.peers.token_server import TokenServer
+from needed import need_peer
 
 READY_SECONDS = 20.0
 
