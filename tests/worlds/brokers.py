@@ -37,6 +37,23 @@ def plain(status: int = 200, body: bytes = b'{"ok":true}', *headers: tuple[str, 
     return status, [("content-type", "application/json"), ("content-length", str(len(body))), *headers], [body]
 
 
+def make_server(limits: Limits = LIMITS, **more: Any) -> BrokerServer:
+    settings = {"rules": SERVER_RULES, "variables": {"PLATFORM": f"http://platform:{PLATFORM}"}, **more}
+    return BrokerServer(BrokerServerConfig(**settings), entropy=Entropy(b"server" * 4), limits=limits)
+
+
+def make_client(limits: Limits = LIMITS, **more: Any) -> BrokerClient:
+    settings = {
+        "server_url": f"http://server:{SERVER}",
+        "token": Secret(TOKEN),
+        "agent_url": f"http://agent:{UPSTREAM}",
+        "client_url": f"http://client:{CLIENT}",
+        "rules": CLIENT_RULES,
+        **more,
+    }
+    return BrokerClient(BrokerClientConfig(**settings), entropy=Entropy(b"client" * 4), limits=limits)
+
+
 class Brokers:
     """`answer` is what the upstream says; the platform echoes what it was asked."""
 
@@ -48,31 +65,19 @@ class Brokers:
         client: dict[str, Any] | None = None,
         server: dict[str, Any] | None = None,
         limits: Limits = LIMITS,
+        watch: Callable[[Any], Any] = lambda machine: machine,
     ) -> None:
         self.world = world or World()
         self.platform = Upstream(lambda head, body: plain(200, b"got " + body))
         self.upstream = Upstream(answer)
-        serving = BrokerServerConfig(
-            **{"rules": SERVER_RULES, "variables": {"PLATFORM": f"http://platform:{PLATFORM}"}, **(server or {})}
-        )
-        self.server_machine = BrokerServer(serving, entropy=Entropy(b"server" * 4), limits=limits)
-        calling = BrokerClientConfig(
-            **{
-                "server_url": f"http://server:{SERVER}",
-                "token": Secret(TOKEN),
-                "agent_url": f"http://agent:{UPSTREAM}",
-                "client_url": f"http://client:{CLIENT}",
-                "rules": CLIENT_RULES,
-                **(client or {}),
-            }
-        )
-        self.client_machine = BrokerClient(calling, entropy=Entropy(b"client" * 4), limits=limits)
+        self.server_machine = make_server(limits, **(server or {}))
+        self.client_machine = make_client(limits, **(client or {}))
         self.callers = Caller()
         self.platform_party = self.world.add("platform", self.platform, PLATFORM)
         self.upstream_party = self.world.add("agent", self.upstream, UPSTREAM)
-        self.server = self.world.add("server", self.server_machine, SERVER)
+        self.server = self.world.add("server", watch(self.server_machine), SERVER)
         self.caller = self.world.add("caller", self.callers)
-        self.client = self.world.add("client", self.client_machine, CLIENT)
+        self.client = self.world.add("client", watch(self.client_machine), CLIENT)
         self.world.run(2.0)
 
     def ask(self, path: str, method: str = "GET", *, port: int = SERVER, run: float = 1.0, **more: Any) -> Answer:

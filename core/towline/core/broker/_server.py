@@ -11,7 +11,7 @@ import msgspec
 
 from towline.core._contract import Instant, Record
 from towline.core._entropy import Entropy
-from towline.core._errors import RemoteProtocolError
+from towline.core._errors import LocalProtocolError, RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._secret import Secret
 from towline.core._wire import (
@@ -52,6 +52,7 @@ from towline.core.http import (
     error_body,
     server_request,
 )
+from towline.core.http._headers import content_length
 from towline.core.tunnel import (
     Acked,
     Arrived,
@@ -331,6 +332,8 @@ class BrokerServer:
         self._wishes.append(Asked(visit.number, request))
 
     def _answer(self, fact: Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut, now: Instant) -> None:
+        if isinstance(fact, Answer | AnswerHead) and not 200 <= fact.status <= 599:
+            raise LocalProtocolError(f"expected a final status, got {fact.status}")
         if isinstance(fact, Answer) and self._platform.answer(fact, now):
             return
         visit = self._asked.get(fact.exchange)
@@ -341,8 +344,9 @@ class BrokerServer:
             return
         if isinstance(fact, AnswerHead):
             plain = _plain(fact.headers)
-            length = next((int(value) for name, value in plain if name.lower() == "content-length"), None)
-            self._desk.begin(visit, fact.status, plain, length, now=now)
+            announced = next((value for name, value in plain if name.lower() == "content-length"), "")
+            if not self._desk.begin(visit, fact.status, plain, content_length(announced), now=now):
+                raise LocalProtocolError("expected an answer that has not begun, with headers that can be written")
             return
         del self._asked[fact.exchange]
         if isinstance(fact, Answer):
