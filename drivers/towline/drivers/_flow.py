@@ -12,6 +12,7 @@ import os
 import socket
 import ssl
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from itertools import zip_longest
 from typing import Any, Final
 
@@ -97,9 +98,11 @@ class Flow(ABC):
             except OSError:
                 return False
             sock.setblocking(False)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with suppress(OSError):
+                # Some systems refuse it on a connection that is gone already; its first read will tell.
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             number, self._next_accepted = self._next_accepted, self._next_accepted + 2
-            link = self._links[number] = Link(number, f"{address[0]}:{address[1]}")
+            link = self._links[number] = Link(number, place(*address[:2]))
             link.sock = sock
             link.accepted = name
             if context is not None:
@@ -127,7 +130,7 @@ class Flow(ABC):
         self._flush(link)
 
     def _opened(self, link: Link) -> None:
-        link.opened()
+        link.open = True
         if link.deaf:
             self._flush(link)
         elif link.accepted is not None:
@@ -213,7 +216,9 @@ class Flow(ABC):
             # The peer may have answered before it went: the reader finds that first, and the end after it.
             link.discard()
             link.fault = reason(error)
-            if link.ended or link.deaf:
+            if isinstance(error, ssl.SSLError):
+                self._lose(link, link.fault, "tls-error")
+            elif link.ended or link.deaf:
                 self._lose(link, link.fault)
             done = True
         if link.waiters and link.roomy:
@@ -242,7 +247,7 @@ class Flow(ABC):
         if not link.open and not link.queued:
             self._release(link, reset=True)
             return
-        link.finish()
+        link.shut = True
         self._expire(link, self._linger, "closing")
         self._relieve(link)
         self._unhold(link)
@@ -350,6 +355,11 @@ class Flow(ABC):
         """The link's socket is about to be closed."""
 
 
+def place(host: str, port: int) -> str:
+    """Write an address as URLs do."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def unreachable(what: str, error: OSError | UnicodeError) -> RemoteProtocolError:
     """Return the error of a link that could not be opened."""
     kind = "timeout" if isinstance(error, TimeoutError) else "registry-unreachable"
@@ -358,6 +368,8 @@ def unreachable(what: str, error: OSError | UnicodeError) -> RemoteProtocolError
 
 def reason(error: OSError | UnicodeError) -> str:
     """Say in the system's words what went wrong, without its number or an address."""
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).replace("_", " ").lower()
     if isinstance(error, OSError) and error.errno and not isinstance(error, socket.gaierror):
         return os.strerror(error.errno).lower()
     if isinstance(error, TimeoutError):

@@ -58,6 +58,10 @@ class Guard(Record, frozen=True):
     origins: frozenset[tuple[str, int]] = frozenset()
     networks: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        for text in self.networks:
+            network_of(text)
+
     def judge(
         self,
         purpose: Literal["configured", "untrusted"],
@@ -91,7 +95,7 @@ class Guard(Record, frozen=True):
                 return "which is never dialled (link-local, multicast, unspecified or a metadata service)"
         if known or all(reach_of(face) == "public" for face in faces):
             return None
-        listed = [ipaddress.ip_network(text) for text in self.networks]
+        listed = [network_of(text) for text in self.networks]
         # The address it stands for in the end (an IPv4 address inside an IPv6 one) is the one to be listed.
         last = faces[-1]
         if any(last.version == network.version and last in network for network in listed):
@@ -109,6 +113,16 @@ def reach_of(address: Address) -> Literal["public", "private", "never"]:
     # Global unicast is 2000::/3; what lies outside it (site-local, unassigned) some Pythons still call global.
     wide = plain.is_global and (plain.version == 4 or plain in UNICAST)
     return "public" if wide else "private"
+
+
+def network_of(text: str) -> Network:
+    """Read a network in CIDR form; host bits may be set, as in the address of an interface."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        raise RemoteProtocolError(
+            "invalid-configuration", f"expected a network like 10.0.0.0/8, got {text!r}"
+        ) from None
 
 
 def meanings(address: Address) -> list[Address]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
 from collections import deque
@@ -39,6 +40,7 @@ class Link(Box):
     """One byte stream, as the driver sees it. All of it is touched on the loop only."""
 
     __slots__ = (
+        "_parted",
         "accepted",
         "cancel",
         "deaf",
@@ -70,8 +72,9 @@ class Link(Box):
         # The machine may use it: connected, and the handshake done.
         self.open = False
         self.shared = False
-        # We send no more after what is queued.
+        # We send no more after what is queued; over TLS that is said with a close_notify.
         self.shut = False
+        self._parted = False
         # The machine has let go of it, or is over: nothing that comes is told any more.
         self.deaf = False
         # The peer sends no more.
@@ -81,7 +84,8 @@ class Link(Box):
         # Why sending failed; told as Lost once what the peer had sent before is read.
         self.fault: str | None = None
         self.held_by: set[Box] = set()
-        # What goes on the wire, and what waits to be encrypted until the handshake is done. `queued` counts both.
+        # What goes on the wire, and what waits to be encrypted: until the link is open, and then until the turn's
+        # flush, so that small pieces share a TLS record. `queued` counts both.
         self.pieces: deque[Data] = deque()
         self.early: list[Data] = []
         self.queued = 0
@@ -113,36 +117,27 @@ class Link(Box):
             return
         if self.tls is None:
             self.put(data)
-        elif self.open:
-            self.tls.send(data)
-            self.put(self.tls.output())
-        else:
+        elif data:
             self.early.append(data)
             self.queued += len(data)
 
-    def opened(self) -> None:
-        """The machine's bytes may go out."""
-        self.open = True
-        if self.tls is not None:
-            for data in self.early:
-                self.queued -= len(data)
-                self.tls.send(data)
-            self.early.clear()
-            if self.shut:
-                self.tls.close()
-            self.put(self.tls.output())
-
-    def finish(self) -> None:
-        """Send no more after what is queued."""
-        if not self.shut:
-            self.shut = True
-            if self.tls is not None and self.open:
-                self.tls.close()
-                self.put(self.tls.output())
+    def _seal(self, tls: Tls) -> None:
+        """Encrypt what waits, and say goodbye after the last of it. Raises OSError (ssl.SSLError is one)."""
+        early, self.early = self.early, []
+        waiting = sum(map(len, early))
+        self.queued -= waiting
+        for data in [b"".join(early)] if waiting <= JOIN else early:
+            tls.send(data)
+        if self.shut and not self._parted:
+            self._parted = True
+            tls.close()
+        self.put(tls.output())
 
     def flush(self) -> bool:
         """Send what the socket takes without waiting; return whether all of it is sent. Raises OSError."""
         assert self.sock is not None
+        if self.tls is not None and self.open:
+            self._seal(self.tls)
         pieces = self.pieces
         try:
             while pieces:
@@ -209,6 +204,7 @@ def dialled(family: int) -> socket.socket:
 def listening(host: str, port: int) -> list[socket.socket]:
     """Return sockets that listen on every address of `host`. With port 0 they share one port. Raises OSError."""
     sockets: list[socket.socket] = []
+    missing: OSError | None = None
     try:
         found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, kind, _, _, address in dict.fromkeys(found):
@@ -219,10 +215,20 @@ def listening(host: str, port: int) -> list[socket.socket]:
             if family == socket.AF_INET6:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             chosen = port or (sockets[0].getsockname()[1] if len(sockets) > 1 else 0)
-            sock.bind((address[0], chosen, *address[2:]))
-            sock.listen(1024)
+            try:
+                sock.bind((address[0], chosen, *address[2:]))
+            except OSError as error:
+                # A name may stand for an address that this system does not have (::1 in many containers).
+                sockets.pop().close()
+                if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
+                    raise
+                missing = error
+            else:
+                sock.listen(1024)
     except OSError:
         for sock in sockets:
             sock.close()
         raise
+    if not sockets:
+        raise missing or OSError(errno.EADDRNOTAVAIL, "no address")
     return sockets

@@ -66,7 +66,7 @@ class Tls:
         return b"".join(pieces), True
 
     def send(self, data: Data) -> None:
-        """Encrypt; the link must be ready. The BIO has no bound, so all of it is taken."""
+        """Encrypt; the connection must be ready. The BIO has no bound, so all of it is taken. Raises ssl.SSLError."""
         view = memoryview(data)
         while view:
             view = view[self._ssl.write(view) :]
@@ -119,8 +119,7 @@ def client_context(settings: TlsSettings, *, insecure: bool) -> ssl.SSLContext:
     Raises: RemoteProtocolError "invalid-configuration" for a CA file that cannot be read
     """
     context = _rooted(settings)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    _modern(context)
     for path in settings.ca_files:
         try:
             context.load_verify_locations(cafile=path)
@@ -142,8 +141,7 @@ def server_context(listener: Listener) -> ssl.SSLContext | None:
     if listener.tls_cert is None:
         return None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
+    _modern(context)
     try:
         context.load_cert_chain(listener.tls_cert, listener.tls_key)
     except (OSError, ssl.SSLError) as error:
@@ -159,12 +157,13 @@ class Contexts:
 
     def __init__(self, settings: TlsSettings) -> None:
         self._settings = settings
+        self._insecure = frozenset(host.rstrip(".").lower() for host in settings.insecure_hosts)
         self._made: dict[bool, ssl.SSLContext] = {}
 
     def client(self, host: str) -> Tls:
         """Return our side of a connection to `host`, which the peer must prove to be unless it is listed."""
-        name = host.rstrip(".")
-        insecure = host in self._settings.insecure_hosts or name in self._settings.insecure_hosts
+        name = host.rstrip(".").lower()
+        insecure = name in self._insecure
         if insecure not in self._made:
             self._made[insecure] = client_context(self._settings, insecure=insecure)
         address = literal(host)
@@ -191,6 +190,13 @@ def _rooted(settings: TlsSettings) -> ssl.SSLContext:
     except ImportError:
         return ssl.create_default_context()
     return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+def _modern(context: ssl.SSLContext) -> None:
+    """TLS 1.2 or newer, no renegotiation (a peer's way to make us work, and our writes wait), HTTP/1.1."""
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.set_alpn_protocols(["http/1.1"])
 
 
 def _reason(error: ssl.SSLError) -> str:

@@ -34,7 +34,7 @@ from towline.core import (
     Transmit,
 )
 from towline.drivers._config import BlobStore, Dialer, Listener
-from towline.drivers._flow import Flow, reason
+from towline.drivers._flow import Flow, place, reason
 from towline.drivers._links import Box, Link, listening
 from towline.drivers._tls import Contexts, server_context
 from towline.drivers._worker import Build, Streams, default_build
@@ -165,7 +165,7 @@ class Turns(Flow):
 
     # ── wishes ─────────────────────────────────────────────────────────────────
     def _open(self, wish: Open) -> None:
-        link = self._links[wish.link] = Link(wish.link, f"{wish.host}:{wish.port}")
+        link = self._links[wish.link] = Link(wish.link, place(wish.host, wish.port))
         try:
             if wish.route != "direct":
                 raise RemoteProtocolError("proxy-error", f"there is no route {wish.route!r} to {link.peer}")
@@ -193,7 +193,7 @@ class Turns(Flow):
     def _shut(self, wish: Shut) -> None:
         link = self._links.get(wish.link)
         if link is not None and not link.deaf:
-            link.finish()
+            link.shut = True
             self._touch(link)
 
     def _close(self, wish: Close) -> None:
@@ -256,6 +256,7 @@ class Turns(Flow):
         """Cut what is left: the block is being left."""
         self._result = self._result or Failed(TowlineError("cancelled", "the pump was left before its machine ended"))
         self._unbind()
+        self._expiries.clear()
         for link in list(self._links.values()):
             self._release(link, reset=bool(link.queued))
         self._signal()
