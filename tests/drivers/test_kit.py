@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import anyio
 import pytest
 import trio
 
-from towline.drivers import on_trio, testing
+from towline.core import WAKE, Refused, Share
+from towline.drivers import _kit_machines, _kit_peers, _turns, _worker, on_trio, testing
 
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr(testing, "PATIENCE", 1.0)
+    for module in (testing, _kit_machines, _kit_peers):
+        monkeypatch.setattr(module, "PATIENCE", 1.0)
 
 
 def fails(check):
@@ -41,9 +41,6 @@ def stops_at_the_end(monkeypatch):
 
 def pauses_tunnels(monkeypatch):
     monkeypatch.setattr(on_trio.Pump, "_share", lambda self, wish: None)
-    from towline.core import Share
-    from towline.drivers import _turns
-
     monkeypatch.setitem(_turns.DO, Share, lambda self, wish: None)
 
 
@@ -55,24 +52,22 @@ def wakes_too_early(monkeypatch):
     def rearm(self):
         at = self._machine.deadline()
         if at is not None:
-            self._nursery.start_soon(partial(self._wake))
+            self._nursery.start_soon(self._wake)
 
     async def wake(self):
         await trio.sleep(0.01)
-        self._turn(testing.Wake())
+        self._turn(WAKE)
 
     monkeypatch.setattr(on_trio.Pump, "_wake", wake, raising=False)
     monkeypatch.setattr(on_trio.Pump, "_rearm", rearm)
 
 
 def keeps_what_is_not_proved(monkeypatch):
-    from towline.drivers import _worker
-
     def refuse(self, error):
         if self._sink is not None:
             self._sink.commit()
         self._over = True
-        return testing.Refused(self._number, error)
+        return Refused(self._number, error)
 
     monkeypatch.setattr(_worker._Work, "_refuse", refuse)
 

@@ -1,8 +1,8 @@
 """Hold a driver to what drivers promise: `await check_driver(open_pump)`, on the loop it is for.
 
-The driver under test runs small machines (they are below, and are examples of machines as well); their peers
-are plain blocking sockets in threads, so that nothing of the kit depends on the loop, except cancelling, which
-anyio does for both. Each check is a function in CHECKS, to be run alone as well.
+The driver under test runs small machines (`_kit_machines.py`); their peers are plain blocking sockets in threads
+(`_kit_peers.py`), so that nothing of the kit depends on the loop, except time and cancelling, which anyio does for
+both. Each check is a function in CHECKS, to be run alone as well.
 """
 
 from __future__ import annotations
@@ -12,351 +12,32 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextlib import AbstractAsyncContextManager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, closing
 from typing import Any, Final, TypeAlias
 
-from towline.core import (
-    KIB,
-    MIB,
-    Accepted,
-    Begin,
-    Data,
-    Drained,
-    Drop,
-    End,
-    Ended,
-    Feed,
-    Finished,
-    Lost,
-    Note,
-    Open,
-    Opened,
-    Plan,
-    Proved,
-    Received,
-    Record,
-    Refused,
-    RemoteProtocolError,
-    Share,
-    Shut,
-    Store,
-    Transmit,
-    Wake,
-)
+from towline.core import KIB, MIB, Accepted, Drained, Lost, Open, Opened, Proved, Received, Refused
 from towline.drivers._config import Dialer, Listener
+from towline.drivers._kit_machines import (
+    Alarms,
+    Dials,
+    Dropper,
+    Earlier,
+    Hashes,
+    Keeper,
+    Parting,
+    Relay,
+    Said,
+    Small,
+    SumPlan,
+    Talks,
+    build_sum,
+)
+from towline.drivers._kit_peers import PATIENCE, Peers, both_ways, eight_for_one, peers, read_all
+
+__all__ = ["CHECKS", "Peers", "Small", "check_driver", "peers", "read_all"]
 
 OpenPump: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
-# Long enough for a busy machine, short enough to call it a lock.
-PATIENCE: Final = 20.0
 HERE: Final = {"in": Listener("127.0.0.1", 0)}
-
-
-# ── machines ───────────────────────────────────────────────────────────────────
-class Small:
-    """A machine's common part: a queue of wishes, and every fact kept to be looked at."""
-
-    def __init__(self) -> None:
-        self.wishes: list[Any] = []
-        self.facts: list[Any] = []
-        self.at: float | None = None
-
-    def wish(self, *wishes: Any) -> None:
-        self.wishes += wishes
-
-    def handle(self, fact: Any, now: float) -> None:
-        self.facts.append(fact)
-        self.take(fact, now)
-
-    def take(self, fact: Any, now: float) -> None:
-        pass
-
-    def poll(self) -> Any:
-        return self.wishes.pop(0) if self.wishes else None
-
-    def deadline(self) -> float | None:
-        return self.at
-
-
-class Relay(Small):
-    """Joins each accepted link to a new one; ends when both sides of the first pair have ended.
-
-    `share` puts the accepted links under Share.
-    """
-
-    def __init__(self, port: int, *, share: bool = False) -> None:
-        super().__init__()
-        self.port = port
-        self.share = share
-        self.other: dict[int, int] = {}
-        self.ended: set[int] = set()
-
-    def take(self, fact: Any, now: float) -> None:
-        if isinstance(fact, Accepted):
-            out = fact.link - 1
-            self.other |= {fact.link: out, out: fact.link}
-            if self.share:
-                self.wish(Share(fact.link))
-            self.wish(Open(out, "127.0.0.1", self.port, False))
-        elif isinstance(fact, Received):
-            self.wish(Transmit(self.other[fact.link], fact.data))
-        elif isinstance(fact, Ended):
-            self.ended.add(fact.link)
-            self.wish(Shut(self.other[fact.link]))
-            if self.other[fact.link] in self.ended:
-                self.wish(Finished("relayed"))
-        elif isinstance(fact, Lost):
-            self.wish(Drop(self.other[fact.link]))
-
-
-class Parting(Small):
-    """Says all it has to say to the first peer, and is finished in the same turn."""
-
-    def __init__(self, words: bytes) -> None:
-        super().__init__()
-        self.words = words
-
-    def take(self, fact: Any, now: float) -> None:
-        if isinstance(fact, Received):
-            self.wish(Transmit(fact.link, self.words), Finished("said"))
-
-
-class Dropper(Small):
-    """Drops each link at its first byte."""
-
-    def take(self, fact: Any, now: float) -> None:
-        if isinstance(fact, Received):
-            self.wish(Drop(fact.link), Note("info", "dropped", {"link": fact.link}))
-
-
-class Alarms(Small):
-    """Wakes a few times, and can be told to wake earlier; its value is how late each was."""
-
-    def take(self, fact: Any, now: float) -> None:
-        if isinstance(fact, Wake):
-            if self.at is not None:
-                self.wish(Note("debug", "woken", {"late": now - self.at}))
-            self.at = now + (0.03 if len(self.facts) < 4 else 600.0)
-        elif isinstance(fact, Earlier):
-            self.at = now + 0.03
-            self.wish(Note("debug", "moved"))
-
-
-class Dials(Small):
-    """Opens one link and ends with the first thing it hears of it."""
-
-    def __init__(self, wish: Open) -> None:
-        super().__init__()
-        self.wish(wish)
-
-    def take(self, fact: Any, now: float) -> None:
-        if not isinstance(fact, Wake):
-            self.wish(Finished(fact))
-
-
-class Earlier(Record, frozen=True):
-    """The application's fact to Alarms."""
-
-
-class Said(Record, frozen=True):
-    """An event no driver knows."""
-
-    number: int
-
-
-class Talks(Small):
-    """Says what it is told."""
-
-    def take(self, fact: Any, now: float) -> None:
-        if isinstance(fact, Said):
-            self.wish(fact)
-            if fact.number == 3:
-                self.wish(Finished("told"))
-
-
-class SumPlan(Plan, frozen=True):
-    """A stream that proves SHA-256 and can be slow: `gate` is waited for before each buffer."""
-
-    digest: str
-    gate: threading.Event | None = None
-
-
-class Sum:
-    """The stream of a SumPlan."""
-
-    def __init__(self, plan: SumPlan) -> None:
-        self._plan = plan
-        self._hash = hashlib.sha256()
-        self._thread = threading.get_ident()
-
-    def feed(self, data: Data) -> None:
-        assert self._thread == threading.get_ident(), "a stream was touched by two threads"
-        if self._plan.gate is not None:
-            self._plan.gate.wait(PATIENCE)
-        self._hash.update(data)
-
-    def end(self) -> str:
-        assert self._thread == threading.get_ident(), "a stream was touched by two threads"
-        if self._hash.hexdigest() != self._plan.digest:
-            raise RemoteProtocolError("digest-mismatch", "expected another digest")
-        return self._plan.digest
-
-
-def build_sum(plan: Plan) -> Sum:
-    assert isinstance(plan, SumPlan)
-    return Sum(plan)
-
-
-class Keeper:
-    """A BlobStore in memory that remembers how each of its blobs ended."""
-
-    def __init__(self) -> None:
-        self.ends: dict[str, str] = {}
-        self.kept: dict[str, bytes] = {}
-
-    def open(self, plan: Plan) -> _Kept:
-        assert isinstance(plan, SumPlan)
-        return _Kept(self, plan.digest)
-
-
-class _Kept:
-    def __init__(self, keeper: Keeper, name: str) -> None:
-        self._keeper = keeper
-        self._name = name
-        self._data = bytearray()
-
-    def write(self, data: Data) -> None:
-        self._data += data
-
-    def commit(self) -> None:
-        self._keeper.ends[self._name] = "committed"
-        self._keeper.kept[self._name] = bytes(self._data)
-
-    def abort(self) -> None:
-        self._keeper.ends[self._name] = "aborted"
-
-
-class Hashes(Small):
-    """Feeds and stores what the first link sends, and ends with the stream's verdict."""
-
-    def __init__(self, plan: SumPlan, expected: int | None) -> None:
-        super().__init__()
-        self.wish(Begin(1, plan, expected))
-
-    def take(self, fact: Any, now: float) -> None:
-        if isinstance(fact, Received):
-            self.wish(Feed(1, fact.data), Store(1, fact.data))
-        elif isinstance(fact, Ended):
-            self.wish(End(1))
-        elif isinstance(fact, Proved | Refused):
-            self.wish(Finished(fact))
-
-
-# ── peers ──────────────────────────────────────────────────────────────────────
-Play: TypeAlias = Callable[[socket.socket], None]
-
-
-class Peers:
-    """Blocking sockets in threads: `serve` plays one accepted connection, `dial` one that it opens."""
-
-    def __init__(self) -> None:
-        self._threads: list[threading.Thread] = []
-        self._faults: list[BaseException] = []
-        self._sockets: list[socket.socket] = []
-
-    def serve(self, play: Play, *, small: bool = False) -> int:
-        """Listen, play the first connection, and return the port."""
-        listener = socket.create_server(("127.0.0.1", 0))
-        self._sockets.append(listener)
-        if small:
-            # Inherited by what it accepts, and only before listening does it bound the window.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * KIB)
-        listener.settimeout(PATIENCE)
-        self.run(lambda: self._play(listener.accept()[0], play))
-        port: int = listener.getsockname()[1]
-        return port
-
-    def dial(self, port: int, play: Play, *, small: bool = False) -> None:
-        """Connect, and play that connection."""
-        sock = socket.socket()
-        if small:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * KIB)
-        sock.settimeout(PATIENCE)
-        sock.connect(("127.0.0.1", port))
-        self.run(lambda: self._play(sock, play))
-
-    def run(self, call: Callable[[], None]) -> None:
-        """Run a call in a thread; its fault comes out of `join`."""
-
-        def guarded() -> None:
-            try:
-                call()
-            except BaseException as fault:
-                self._faults.append(fault)
-
-        thread = threading.Thread(target=guarded, daemon=True)
-        thread.start()
-        self._threads.append(thread)
-
-    def join(self) -> None:
-        """Wait for every peer to have played to its end."""
-        for thread in self._threads:
-            thread.join(PATIENCE)
-            assert not thread.is_alive(), f"a peer still waits: the driver is locked ({self._faults})"
-        for sock in self._sockets:
-            sock.close()
-        if self._faults:
-            raise self._faults[0]
-
-    @staticmethod
-    def _play(sock: socket.socket, play: Play) -> None:
-        with closing(sock):
-            sock.settimeout(PATIENCE)
-            play(sock)
-
-
-@contextmanager
-def peers() -> Generator[Peers]:
-    """Yield Peers, and join them when the block ends well."""
-    crowd = Peers()
-    try:
-        yield crowd
-    except BaseException:
-        for sock in crowd._sockets:
-            sock.close()
-        raise
-    crowd.join()
-
-
-def read_all(sock: socket.socket) -> bytes:
-    """Read until the peer ends."""
-    pieces = []
-    while piece := sock.recv(64 * KIB):
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def both_ways(sock: socket.socket, words: bytes, crowd: Peers) -> bytes:
-    """Send `words` and a half-close while reading until the peer ends."""
-
-    def send() -> None:
-        sock.sendall(words)
-        sock.shutdown(socket.SHUT_WR)
-
-    sender = threading.Thread(target=send, daemon=True)
-    sender.start()
-    heard = read_all(sock)
-    sender.join(PATIENCE)
-    assert not sender.is_alive(), "the driver stopped reading"
-    return heard
-
-
-def eight_for_one(sock: socket.socket, heard: list[bytes]) -> None:
-    """Answer each byte with eight, and read no further before they are gone."""
-    while piece := sock.recv(4 * KIB):
-        heard.append(piece)
-        sock.sendall(piece * 8)
 
 
 # ── checks ─────────────────────────────────────────────────────────────────────
@@ -366,7 +47,7 @@ async def check_no_lock(open_pump: OpenPump) -> None:
     with peers() as crowd:
         port = crowd.serve(lambda sock: eight_for_one(sock, heard), small=True)
         async with open_pump(Relay(port), listeners=HERE) as pump:
-            crowd.dial(pump.ports["in"], lambda sock: got.append(both_ways(sock, words, crowd)), small=True)
+            crowd.dial(pump.ports["in"], lambda sock: got.append(both_ways(sock, words)), small=True)
             assert await pump.finished() == "relayed"
     assert b"".join(heard) == words, "the relay changed the bytes"
     assert digest(got[0]) == digest(b"".join(piece * 8 for piece in heard)), "the relay changed the answer"
@@ -392,9 +73,9 @@ async def check_both_ways(open_pump: OpenPump) -> None:
     there, back = os.urandom(8 * MIB), os.urandom(8 * MIB)
     got, heard = list[bytes](), list[bytes]()
     with peers() as crowd:
-        port = crowd.serve(lambda sock: heard.append(both_ways(sock, back, crowd)))
+        port = crowd.serve(lambda sock: heard.append(both_ways(sock, back)))
         async with open_pump(Relay(port), listeners=HERE) as pump:
-            crowd.dial(pump.ports["in"], lambda sock: got.append(both_ways(sock, there, crowd)))
+            crowd.dial(pump.ports["in"], lambda sock: got.append(both_ways(sock, there)))
             await pump.finished()
     assert digest(got[0]) == digest(back)
     assert digest(heard[0]) == digest(there)
@@ -619,7 +300,8 @@ async def check_cancelled(open_pump: OpenPump) -> None:
 
 async def _converse(open_pump: OpenPump, plan: SumPlan) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        async with open_pump(Relay(server.getsockname()[1]), listeners=HERE) as relay:
+        machine = Relay(server.getsockname()[1])
+        async with open_pump(machine, listeners=HERE) as relay:
             async with open_pump(Hashes(plan, None), listeners=HERE, build=build_sum, store=Keeper()) as hashes:
                 with closing(socket.create_connection(("127.0.0.1", hashes.ports["in"]))) as sock:
                     sock.sendall(b"x" * 70_000)
@@ -628,7 +310,7 @@ async def _converse(open_pump: OpenPump, plan: SumPlan) -> None:
             with closing(socket.create_connection(("127.0.0.1", relay.ports["in"]))) as near:
                 near.sendall(b"x" * 1000)
                 near.shutdown(socket.SHUT_WR)
-                await _until(lambda: any(isinstance(fact, Opened) for fact in relay._machine.facts))
+                await _until(lambda: any(isinstance(fact, Opened) for fact in machine.facts))
                 with closing(server.accept()[0]) as far:
                     far.shutdown(socket.SHUT_WR)
                     await relay.finished()
