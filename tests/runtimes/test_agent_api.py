@@ -15,7 +15,7 @@ import pytest
 from agent_tools import CANARY, REPOSITORY, USER, Receiver, SmallRegistry, agent, make_image, scan_body, sha256, until
 from drivers.loops import LOOPS
 
-from towline.core import LIMITS, Secret
+from towline.core import LIMITS, Secret, TowlineError
 from towline.core.agent import RegistryLogin, sign
 
 
@@ -386,3 +386,29 @@ def test_no_secret_is_kept_or_said(loop: Any, registry: SmallRegistry, receiver:
     held += "".join(said).encode() + json.dumps([d.body for d in receiver.seen]).encode()
     for form in forms:
         assert form not in held
+
+
+def test_what_stops_the_start(registry: SmallRegistry, tmp_path: Path) -> None:
+    async def taken() -> None:
+        async with agent(LOOPS[0], tmp_path / "a", registry) as ask:
+            async with agent(LOOPS[0], tmp_path / "b", registry, port=ask.port):
+                pass
+
+    async def folder() -> None:
+        (tmp_path / "file").write_text("")
+        async with agent(LOOPS[0], tmp_path / "file" / "x", registry):
+            pass
+
+    async def shared() -> None:
+        async with agent(LOOPS[0], tmp_path / "c", registry):
+            async with agent(LOOPS[0], tmp_path / "c", registry):
+                pass
+
+    for start in (taken, folder, shared):
+        with pytest.raises(BaseExceptionGroup) as caught:
+            LOOPS[0].run(start)
+        error: BaseException = caught.value
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        assert isinstance(error, TowlineError)
+        assert error.kind == "invalid-configuration"

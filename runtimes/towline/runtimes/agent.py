@@ -21,6 +21,7 @@ from anyio.abc import TaskStatus
 from towline.core import Entropy, Note, Record, RemoteProtocolError
 from towline.core.agent import AgentInfo
 from towline.core.http import Answer, Asked, Drain, Face, Gone
+from towline.core.inventory import ANALYSER_VERSION
 from towline.drivers import Listener
 from towline.drivers.store_sqlite import JobStore
 from towline.runtimes.agent_api import AgentApi
@@ -64,9 +65,18 @@ async def serve(
         if store.notice is not None:
             log.say("error", "store set aside", notice=store.notice)
         await _Agent(config, driver, StoreWorker(store), log, Entropy(seed or os.urandom(32))).serve(stop, task_status)
+    except BaseExceptionGroup as group:
+        # A port that is taken is one error, however many blocks it came through.
+        raise _only(group) from None
     finally:
         with anyio.CancelScope(shield=True):
             await to_thread.run_sync(store.close)
+
+
+def _only(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _open_store(config: AgentConfig) -> JobStore:
@@ -90,7 +100,7 @@ class _Agent:
         self._driver = driver
         self._store = store
         self._log = log
-        info = AgentInfo(VERSION, f"towline {VERSION}", config.instance)
+        info = AgentInfo(VERSION, f"towline {ANALYSER_VERSION}", config.instance)
         desk = RegistryDesk(config, driver, entropy.fork())
         self._outbox = OutboxPump(config, driver, store, info, entropy.fork(), log)
         self._jobs = JobRunner(config, store, desk, self._outbox, log)

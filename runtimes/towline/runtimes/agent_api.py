@@ -282,15 +282,17 @@ class AgentApi:
                 store.remember(_PIN, pin)
             return store.admit(job, asked.digest, wall)
 
-        try:
-            admitted = await self._store.do(admit)
-        except TowlineError:
-            self._jobs.drop(job.id)
-            raise
-        if admitted.duplicate:
-            self._jobs.drop(job.id)
-        else:
-            self._jobs.wake()
+        # An asker who leaves meanwhile must not leave a job behind that nobody was woken for.
+        with anyio.CancelScope(shield=True):
+            try:
+                admitted = await self._store.do(admit)
+            except TowlineError:
+                self._jobs.drop(job.id)
+                raise
+            if admitted.duplicate:
+                self._jobs.drop(job.id)
+            else:
+                self._jobs.wake()
         return accepted_answer(admitted.job, admitted.position, duplicate=admitted.duplicate)
 
     async def _list_jobs(self, request: ServerRequest, route: Route, request_id: str) -> ApiAnswer:

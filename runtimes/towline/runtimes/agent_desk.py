@@ -11,6 +11,7 @@ import anyio
 from towline.core import Entropy, RemoteProtocolError, Step
 from towline.core.agent import ImageFound, Job, JobSums, RegistryLogin, canonical
 from towline.core.http import Courier
+from towline.core.inventory import ScanOptions
 from towline.core.registry import (
     CheckStep,
     Credentials,
@@ -23,7 +24,7 @@ from towline.core.registry import (
     list_tags,
     state_identifier,
 )
-from towline.core.scan import ScanOptions, ScanOutcome, scan_image
+from towline.core.scan import ScanOutcome, scan_image
 from towline.runtimes.agent_config import AgentConfig, Driver
 
 T = TypeVar("T")
@@ -72,10 +73,10 @@ class RegistryDesk:
         image, asked = job.image, job.options
         limit = self._config.max_image_bytes
         options = ScanOptions(
-            exclude_app_vulns=asked.exclude_app_vulns,
-            globs_include=asked.globs.include,
-            globs_exclude=asked.globs.exclude,
+            include=asked.globs.include,
+            exclude=asked.globs.exclude,
             layer_attribution=asked.layer_attribution,
+            exclude_base_image_vulns=asked.exclude_base_image_vulns,
             target_reference=asked.target_reference,
             max_image_bytes=min(limit, asked.max_image_bytes or limit),
         )

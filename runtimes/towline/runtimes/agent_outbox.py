@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 import anyio
+import msgspec
 
 from towline.core import Body, Broken, Entropy, Head, Record, Request, Step, TowlineError, fetch, read
 from towline.core.agent import (
@@ -36,8 +37,10 @@ from towline.runtimes.logs import Log
 _AT_ONCE: Final = 4
 # What is read of an answer: enough to tell a page of HTML and a code from one another.
 _ANSWER_BYTES: Final = 16 * 1024
-# The stock client's own limit for a request (agent.md §4.2).
+# The stock client's own limit for a request (agent.md §4.2), and how long its answer may take to begin:
+# the callback goes through a tunnel to another HTTP server and back, so more than a registry gets.
 _POST_SECONDS: Final = 600.0
+_HEAD_SECONDS: Final = 120.0
 
 
 class Posted(Record, frozen=True):
@@ -47,6 +50,13 @@ class Posted(Record, frozen=True):
     headers: tuple[tuple[str, str], ...] = ()
     body: bytes = b""
     why: str = ""
+
+
+class _Pause(Record, frozen=True):
+    """Seconds until the next attempt; cut short when this receiver takes something from another job."""
+
+    seconds: float
+    receiver: str | None = None
 
 
 class OutboxPump:
@@ -67,6 +77,7 @@ class OutboxPump:
         self._info = info
         self._entropy = entropy
         self._log = log
+        self._limits = msgspec.structs.replace(config.limits, time_head=_HEAD_SECONDS)
         self._jobs: set[str] = set()  # those that have a task
         self._posting = 0
         self._news = anyio.Event()
@@ -106,8 +117,13 @@ class OutboxPump:
 
     async def _deliver(self, job_id: str) -> None:
         try:
-            while (entry := await self._store.do(lambda store: store.head(job_id))) is not None:
-                await self._deliver_entry(entry)
+            pause: _Pause | None = _Pause(0.0)
+            while pause is not None:
+                # A message that waits is not held in memory: it is read anew for each attempt.
+                if pause.seconds:
+                    await self._wait(pause)
+                async with self._slots:
+                    pause = await self._deliver_head(job_id)
         finally:
             self._jobs.discard(job_id)
             self._posting -= 1
@@ -116,47 +132,51 @@ class OutboxPump:
         if await self._store.do(lambda store: store.head(job_id)) is not None:
             self.wake()
 
-    async def _deliver_entry(self, entry: Entry) -> None:
-        part = entry.next_part
-        attempt = entry.attempts + 1
-        waited = entry.waited
+    async def _deliver_head(self, job_id: str) -> _Pause | None:
+        """Send a job's oldest message, part after part; return the pause before the next attempt, None at the end."""
+        entry = await self._store.do(lambda store: store.head(job_id))
+        if entry is None:
+            return None
+        part, attempt = entry.next_part, entry.attempts + 1
         count = 1 if entry.kind == "done" else part_count(len(entry.body), entry.part_bytes)
         while part < count:
             message = self._message(entry, part)
             began = anyio.current_time()
-            async with self._slots:
-                posted = await self._post(entry, message, attempt)
+            posted = await self._post(entry, message, attempt)
             verdict = self._verdict(entry, message, posted)
-            if isinstance(verdict, Taken):
-                self._took(entry)
-                part, attempt = part + 1, 1
-                if part < count:
-                    await self._store.do(partial(JobStore.part_taken, seq=entry.seq, next_part=part))
-                continue
-            if isinstance(verdict, Smaller):
-                size = halved(entry.part_bytes, len(message.body), self._config.limits)
-                self._log.say("warning", "callback too large", job=entry.job.id, why=verdict.why, part_bytes=size)
-                return await self._store.do(partial(JobStore.resize, seq=entry.seq, part_bytes=size))
-            if isinstance(verdict, Refusal):
-                return await self._refuse(entry, message, f"{verdict.why}: {verdict.hint}")
-            pause = backoff(attempt, self._entropy, verdict.after)
-            spent = anyio.current_time() - began + pause
-            waited += spent
-            if waited > self._config.delivery_seconds:
-                days = self._config.delivery_seconds / 86400
-                return await self._refuse(entry, message, f"not taken in {days:g} days; last: {verdict.why}")
-            await self._store.do(partial(JobStore.tried, seq=entry.seq, waited=spent))
-            if attempt in (1, 2, 4) or attempt % 8 == 0:
-                self._log.say(
-                    "warning", "callback not taken", job=entry.job.id, delivery=message.delivery_id, attempt=attempt,
-                    to=entry.job.callback.base_url + message.path, why=verdict.why, again_in=round(pause, 1),
-                )  # fmt: skip
-            attempt += 1
-            await self._pause(entry, pause, asked=verdict.after is not None)
+            if not isinstance(verdict, Taken):
+                return await self._not_taken(entry, message, attempt, verdict, anyio.current_time() - began)
+            self._took(entry)
+            part, attempt = part + 1, 1
+            if part < count:
+                await self._store.do(partial(JobStore.part_taken, seq=entry.seq, next_part=part))
         job = await self._store.do(lambda store: store.taken(entry, time.time()))
         if job.over:
             self._log.say("info", "job delivered", job=job.id, request=job.request_id, state=job.state)
-        return None
+        return _Pause(0.0)
+
+    async def _not_taken(
+        self, entry: Entry, message: Message, attempt: int, verdict: Again | Smaller | Refusal, took: float
+    ) -> _Pause | None:
+        if isinstance(verdict, Smaller):
+            size = halved(entry.part_bytes, len(message.body), self._config.limits)
+            self._log.say("warning", "callback too large", job=entry.job.id, why=verdict.why, part_bytes=size)
+            await self._store.do(lambda store: store.resize(entry.seq, size))
+            return _Pause(0.0)
+        if isinstance(verdict, Refusal):
+            return await self._refuse(entry, message, f"{verdict.why}: {verdict.hint}")
+        pause = backoff(attempt, self._entropy, verdict.after)
+        if entry.waited + took + pause > self._config.delivery_seconds:
+            days = self._config.delivery_seconds / 86400
+            return await self._refuse(entry, message, f"not taken in {days:g} days; last: {verdict.why}")
+        await self._store.do(lambda store: store.tried(entry.seq, took + pause))
+        if attempt in (1, 2, 4) or attempt % 8 == 0:
+            self._log.say(
+                "warning", "callback not taken", job=entry.job.id, delivery=message.delivery_id, attempt=attempt,
+                to=entry.job.callback.base_url + message.path, why=verdict.why, again_in=round(pause, 1),
+            )  # fmt: skip
+        # A pause that the receiver asked for is kept, whatever others learn of it.
+        return _Pause(pause, None if verdict.after is not None else entry.job.callback.base_url)
 
     def _message(self, entry: Entry, part: int) -> Message:
         job = entry.job
@@ -181,7 +201,7 @@ class OutboxPump:
             proof = sign(self._config.shared_secret, "POST", message.path, message.body, time.time())
             headers.append(("x-cra-signature", proof))
         request = Request("POST", job.callback.base_url + message.path, tuple(headers), message.body)
-        courier = Courier(_post(request), entropy=self._entropy.fork(), limits=self._config.limits, total=_POST_SECONDS)
+        courier = Courier(_post(request), entropy=self._entropy.fork(), limits=self._limits, total=_POST_SECONDS)
         try:
             posted: Posted = await self._driver.perform(courier, dialer=self._config.dialer)
         except TowlineError as error:
@@ -207,15 +227,14 @@ class OutboxPump:
         if recovered is not None:
             recovered.set()
 
-    async def _pause(self, entry: Entry, seconds: float, *, asked: bool) -> None:
-        # A pause that the receiver asked for is kept, whatever others learn of it.
+    async def _wait(self, pause: _Pause) -> None:
         recovered = anyio.Event()
-        if not asked:
-            recovered = self._recovered.setdefault(entry.job.callback.base_url, recovered)
+        if pause.receiver is not None:
+            recovered = self._recovered.setdefault(pause.receiver, recovered)
         self._posting -= 1
         self._settle_down()
         try:
-            with anyio.move_on_after(seconds):
+            with anyio.move_on_after(pause.seconds):
                 await recovered.wait()
         finally:
             self._posting += 1

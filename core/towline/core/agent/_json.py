@@ -18,7 +18,7 @@ def canonical(value: Any) -> bytes:
 
     Two values that are equal as JSON have the same canonical form, so its SHA-256 can stand for the value.
     """
-    return msgspec.json.encode(value, order="deterministic")
+    return msgspec.json.encode(value, order="sorted")
 
 
 def decode_bounded(data: Data, *, what: str, kind: str = "bad-request", limits: Limits = LIMITS) -> Any:
