@@ -39,9 +39,12 @@ Act: TypeAlias = Literal["feed", "store", "end", "abandon"]
 
 # Up to here a stream costs the loop less than a thread would (SHA-256 of 256 KiB: 0.15 ms).
 INLINE: Final = 256 * KIB
-# Buffers between the loop and a worker: receiving and hashing overlap, and memory stays bounded.
-RING: Final = 4
-ROOM: Final = 2
+# What is between the loop and a worker: four reads of 64 KiB that are fed and stored, so that receiving and hashing
+# overlap and memory stays bounded. Counted in bytes, because a chunked body comes in pieces of any size; ENTRY is
+# what a piece costs beside them.
+RING: Final = 512 * KIB
+ROOM: Final = 256 * KIB
+ENTRY: Final = 512
 
 
 class Ring(Box):
@@ -53,7 +56,7 @@ class Ring(Box):
         super().__init__()
         self.work = work
         self.thread = thread
-        # `given` and `abandoned` are written by the loop only, `taken` by the thread only; each is read by both.
+        # Bytes; `given` and `abandoned` are written by the loop only, `taken` by the thread only; each is read by both.
         self.given = 0
         self.taken = 0
         self.abandoned = False
@@ -156,7 +159,7 @@ class Streams:
             if verdict is not None:
                 self._verdict(ring, verdict)
             return
-        ring.given += 1
+        ring.given += len(data) + ENTRY
         ring.thread.put(lambda: self._take(ring, act, data))
 
     def _take(self, ring: Ring, act: Act, data: Data) -> None:
@@ -164,7 +167,7 @@ class Streams:
         verdict = None
         if act == "abandon" or not ring.abandoned:
             verdict = ring.work.do(act, data)
-        ring.taken += 1
+        ring.taken += len(data) + ENTRY
         if verdict is not None:
             self._post(lambda: self._verdict(ring, verdict))
         elif ring.wanted and ring.given - ring.taken <= ROOM:
