@@ -38,6 +38,8 @@ class Limits(Record, frozen=True):
     registry_document: int = 4 * MIB
     registry_token_answer: int = 128 * KIB
     registry_token: int = 16 * KIB
+    # One for each repository that is read: the oldest are forgotten, and asked for again when needed.
+    registry_tokens: int = 1_024
     registry_error_body: int = 64 * KIB
     challenge_line: int = 16 * KIB
     challenge_count: int = 16
@@ -83,6 +85,9 @@ class Limits(Record, frozen=True):
     scan_database: int = 64 * MIB
     scan_file: int = 4 * MIB
     scan_kept: int = 256 * MIB
+    # Packages of one image and relations between them: fifty times a large distribution's install.
+    scan_packages: int = 100_000
+    scan_relations: int = 250_000
     symlink_hops: int = 40
     # Second passes over layers, for files that only a link makes interesting.
     scan_passes: int = 3

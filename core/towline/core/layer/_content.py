@@ -155,7 +155,7 @@ class Collector:
         self._pieces = self._hash = None
 
     def unknown(self, path: str, type_flag: str) -> None:
-        self._warn(f"an archive entry of unknown type {type_flag!r} was skipped: {path[:200]!r}")
+        self._warn(f"an archive entry of unknown type {type_flag!r} was skipped: {path[:200]!a}")
 
     # ── what it comes to ───────────────────────────────────────────────────────
     def content(
@@ -191,7 +191,7 @@ class Collector:
             return False
         self._order[path] = self._count
         if most and (size > most or self._kept_bytes + size > self._limits.scan_kept):
-            self._warn(f"a file of {size} bytes is larger than what is kept of it: /{path[:200]}")
+            self._warn(f"a file of {size} bytes is larger than what is kept of it: {ascii('/' + path[:200])[1:-1]}")
             most = 0
             if not hashes:
                 self._files[path] = KeptFile(size, too_large=True)
@@ -239,7 +239,7 @@ class Collector:
             elif not name.startswith(_AUFS):
                 hidden = name[len(_WHITEOUT) :]
                 if hidden in ("", ".", ".."):
-                    self._warn(f"a whiteout that names nothing was skipped: {path[:200]!r}")
+                    self._warn(f"a whiteout that names nothing was skipped: {path[:200]!a}")
                 else:
                     self._whiteouts[f"{parent}/{hidden}" if parent else hidden] = None
             return True

@@ -74,7 +74,7 @@ class ImageView:
 
     def folder(self, path: str) -> list[ViewFile]:
         """Return the files of interest below a folder (through links), by path."""
-        real = self.resolve(path)
+        real = self.resolve(path.rstrip("/"))
         if real is None:
             return []
         prefix = real + "/" if real else ""
@@ -117,8 +117,8 @@ class ImageView:
                 wants.setdefault(node.target, node.layer)
         found = self._having(wants)
         for folder in folders:
-            real = self.resolve(folder)
-            if real and real != folder:
+            real = self.resolve(folder.rstrip("/"))
+            if real and real != folder.rstrip("/"):
                 found += self._having_folder(real)
         return found
 
