@@ -7,7 +7,6 @@ both. Each check is a function in CHECKS, to be run alone as well.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import threading
@@ -32,9 +31,18 @@ from towline.drivers._kit_machines import (
     Talks,
     build_sum,
 )
-from towline.drivers._kit_peers import PATIENCE, Peers, both_ways, eight_for_one, peers, read_all
+from towline.drivers._kit_peers import (
+    PATIENCE,
+    Peers,
+    both_ways,
+    digest,
+    eight_for_one,
+    open_files,
+    peers,
+    read_all,
+)
 
-__all__ = ["CHECKS", "Peers", "Small", "check_driver", "peers", "read_all"]
+__all__ = ["CHECKS", "Peers", "Small", "check_driver", "digest", "peers", "read_all"]
 
 OpenPump: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
 HERE: Final = {"in": Listener("127.0.0.1", 0)}
@@ -370,18 +378,6 @@ async def check_driver(open_pump: OpenPump) -> None:
 
 
 # ── what the checks use ────────────────────────────────────────────────────────
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def open_files() -> int:
-    """Return how many descriptors this process has open, or 0 where that cannot be seen."""
-    try:
-        return len(os.listdir("/proc/self/fd"))
-    except OSError:
-        return 0
-
-
 async def _rests(value: Callable[[], int], seconds: float = 0.3) -> int:
     """Wait until a number has been the same (and not 0) for a while, and return it."""
     import anyio
