@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from registry_tools import BASIC, Outcome, asks, bearer, breaks, gives, play, registry, sha256, token_url
+from registry_tools import BASIC, Gives, Outcome, asks, bearer, breaks, gives, play, registry, sha256, token_url
 
-from towline.core import Limits
+from towline.core import Body, Broken, Head, Limits
 from towline.core.layer import BlobPlan
 from towline.core.registry import Descriptor, Progress, download_blob, get_blob_document
 
@@ -112,6 +112,9 @@ def test_resumes_end() -> None:
     assert stalled.kind == "registry-unreachable"
     assert stalled.error is not None
     assert "got 3 in 3 pieces" in stalled.error.message
+    silent = Gives(Head(200, ()), [Body(b"abc"), Broken("silence", "timeout")])
+    part_of_it = Gives(Head(206, (("content-range", "bytes 3-5/6"),)), [Broken("silence", "timeout")])
+    assert download(asks(AT), silent, asks(AT), part_of_it).kind == "timeout"
     limits = Limits(resume_progress=1, resumes=2)
     columns: list[Any] = [asks(AT), gives(200, None, b"a", cut="silence")]
     columns += [asks(AT), part(1, b"b", cut="silence"), asks(AT), part(2, b"c", cut="silence")]

@@ -78,3 +78,8 @@ def test_a_deep_step_that_fails_ends_the_check() -> None:
     steps = run(asks(PING), gives(), asks("/v2/_catalog?n=100"), gives(404), listing=True, image=("a", "1"))
     assert names(steps) == [("v2", True), ("token", True), ("list", False)]
     assert steps[2].code == "CATALOG_UNSUPPORTED"
+
+
+def test_a_pull_step_wants_a_digest() -> None:
+    steps = run(asks(PING), gives(), asks("/v2/a/manifests/1", method="HEAD"), gives(), image=("a", "1"))
+    assert names(steps)[-1] == ("pull", False)

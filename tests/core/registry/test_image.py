@@ -412,3 +412,31 @@ def test_an_index_without_a_platform_may_hold_it() -> None:
         asks(manifest_at(sha256(raw))),             given(raw),
     )  # fmt: skip
     assert done.value.manifest.digest == sha256(raw)
+
+
+def test_the_state_of_an_image_deep_in_indexes() -> None:
+    raw = image()
+    inner = index(entry(raw, "linux/amd64"))
+    top = index(entry(inner, None, OCI_INDEX))
+    done = play(
+        state_identifier(registry(), "a/b", "1"),
+        asks(manifest_at("1"), method="HEAD"),      gives(200, {"content-type": OCI_INDEX}),
+        asks(manifest_at("1")),                     given(top, OCI_INDEX),
+        asks(manifest_at(sha256(inner))),           given(inner, OCI_INDEX),
+        asks(manifest_at(sha256(raw))),             given(raw),
+    )  # fmt: skip
+    assert done.value == sha256(raw)
+
+
+def test_versions_of_an_operating_system() -> None:
+    old, new = Platform("windows", "amd64", None, "10.0.17763"), Platform("windows", "amd64", None, "10.0.20348")
+    entries = tuple(Descriptor(OCI_MANIFEST, sha256(str(p).encode()), 1, p) for p in (old, new))
+    assert choose(ImageIndex(entries, {}), new).platform == new
+    assert choose(ImageIndex(entries, {}), Platform("windows", "amd64")).platform == old
+
+
+def test_a_config_that_names_no_platform() -> None:
+    config = json.dumps({"rootfs": {"diff_ids": [sha256(b"tar")]}}).encode()
+    raw = image(config)
+    done = resolve(asks(manifest_at("1")), given(raw), asks(blob_at(config)), gives(200, None, config))
+    assert done.value.platform == Platform("linux", "amd64")

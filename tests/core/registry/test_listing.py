@@ -222,3 +222,28 @@ def test_hub_errors() -> None:
     )  # fmt: skip
     assert away.kind == "protocol-error"
     assert play(list_repositories(hub(who=False, namespaces=["../x"]))).kind == "invalid-name"
+
+
+def test_hub_keeps_its_token_and_ends_where_it_is_told_to() -> None:
+    of = hub(namespaces=["one", "two"])
+    page = {"results": [{"name": "a", "namespace": "one"}, {"name": "b", "namespace": "one"}]}
+    first = play(
+        list_repositories(of, limit=1, page_size=0),
+        asks(f"{HUB}/auth/token", method="POST"),                  gives(json={"access_token": "hub-token"}),
+        asks(f"{HUB}/namespaces/one/repositories", "Bearer hub-token"), gives(json=page),
+    )  # fmt: skip
+    assert (first.value.items, first.value.complete) == (("one/a",), False)
+    second = play(
+        list_repositories(of, page_size=0, partial=True),
+        asks(f"{HUB}/namespaces/one/repositories", "Bearer hub-token"), gives(json=page),
+        asks(f"{HUB}/namespaces/two/repositories", "Bearer hub-token"), gives(404),
+    )  # fmt: skip
+    assert (second.value.items, second.value.complete) == (("one/a", "one/b"), False)
+
+
+@pytest.mark.parametrize("token", ["", "a\nb"])
+def test_hub_tokens_are_checked(token: str) -> None:
+    done = play(list_repositories(hub()), asks(f"{HUB}/auth/token", method="POST"), gives(json={"access_token": token}))
+    assert done.kind == "protocol-error"
+    busy = play(list_repositories(hub()), asks(f"{HUB}/auth/token", method="POST"), gives(429))
+    assert busy.kind == "registry-rate-limited"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from registry_tools import ANY, BASIC, PASSWORD, REALM, Outcome, asks, bearer, breaks, gives, play, registry, token_url
 
-from towline.core import LIMITS, RemoteProtocolError, Secret
+from towline.core import LIMITS, Limits, RemoteProtocolError, Secret
 from towline.core.registry import Credentials, Registry, list_catalogue, list_tags, ping
+from towline.core.registry._access import Ask, ask
+from towline.core.registry._send import Want
+from towline.core.registry._session import TokenKey
 
 TAGS = "/v2/a/b/tags/list?n=100"
 PULL = "repository:a/b:pull"
@@ -196,12 +199,14 @@ def test_anonymous_where_a_login_is_wanted() -> None:
     assert refused.kind == "registry-unauthorized"
     assert refused.error is not None
     assert "login" in (refused.error.hint or "")
-    denied = tags(
-        of,
-        asks(TAGS),                                gives(401, bearer(PULL)),
-        asks(token_url(PULL)),                     gives(401),
-    )  # fmt: skip
-    assert denied.kind == "registry-unauthorized"
+    for last in (
+        [asks(token_url(PULL)), gives(401)],
+        [asks(token_url(PULL)), gives(json={"token": "t"}), asks(TAGS, "Bearer t"), gives(401, bearer(PULL))],
+    ):
+        denied = tags(of, asks(TAGS), gives(401, bearer(PULL)), *last)
+        assert denied.kind == "registry-unauthorized"
+        assert denied.error is not None
+        assert "login" in (denied.error.hint or "")
 
 
 def test_an_unrelated_realm_may_give_a_token_to_who_has_no_login() -> None:
@@ -305,6 +310,12 @@ def test_retries_end() -> None:
     assert tags(registry(retries=0), asks(TAGS), gives(503)).kind == "registry-error"
 
 
+def test_silence_is_borne_twice() -> None:
+    silence = breaks("silence", "timeout")
+    assert tags(registry(), asks(TAGS), silence, asks(TAGS), silence).kind == "timeout"
+    assert tags(registry(), asks(TAGS), silence, asks(TAGS), gives(json=PAGE)).value.complete
+
+
 def test_what_will_not_get_better_is_not_tried_again() -> None:
     assert tags(registry(), asks(TAGS), breaks("expired", "tls-error")).kind == "tls-error"
     assert tags(registry(), asks(TAGS), gives(400)).kind == "protocol-error"
@@ -339,7 +350,9 @@ def test_a_wait_that_is_too_long_is_told() -> None:
     assert done.error.retry_after == 31536000.0
 
 
-@pytest.mark.parametrize("value", ["-1", "soon", "Thu, 32 Foo 2026", "9" * 30])
+@pytest.mark.parametrize(
+    "value", ["-1", "soon", "Thu, 32 Foo 2026", "9" * 30, "Thu, 01 Jan 2026 00:00 GMT", "Thu, 01 Foo 2026 00:00:00 GMT"]
+)
 def test_a_wait_that_cannot_be_read_is_ours(value: str) -> None:
     done = tags(registry(), asks(TAGS), gives(429, {"retry-after": value}), asks(TAGS), gives(json=PAGE))
     assert len(done.sleeps) == 1
@@ -423,3 +436,91 @@ def test_the_catalogues_scope() -> None:
         asks(token_url("registry:catalog:*"), BASIC), gives(json={"token": "t"}),
         asks("/v2/_catalog?n=100", ANY),           gives(json={"repositories": ["a"]}),
     )  # fmt: skip
+
+
+def test_a_token_that_another_script_got_meanwhile_is_borrowed() -> None:
+    of = registry()
+    tags(
+        of,
+        asks(TAGS),                                gives(401, bearer(PULL)),
+        asks(token_url(PULL), BASIC),              gives(json={"token": "t1"}),
+        asks(TAGS, "Bearer t1"),                   gives(json=PAGE),
+    )  # fmt: skip
+    # This script has no login to show yet: it asks for a manifest of the same repository, which takes the same.
+    key = of.way(PULL)
+    assert key is not None
+    other = "repository:a/b:other"
+    done = play(
+        ask(of, Ask("manifest", of.url("a/b/manifests/1"), other, Want(10))),
+        asks("/v2/a/b/manifests/1"),               gives(401, bearer(PULL)),
+        asks("/v2/a/b/manifests/1", "Bearer t1"),  gives(200),
+    )  # fmt: skip
+    assert done.value.status == 200
+
+
+def test_only_so_many_tokens_are_kept() -> None:
+    of = registry(limits=Limits(registry_tokens=2))
+    for name in ("a", "b", "c"):
+        scope = f"repository:{name}:pull"
+        play(
+            list_tags(of, name),
+            asks(f"/v2/{name}/tags/list?n=100"),               gives(401, bearer(scope)),
+            asks(token_url(scope), BASIC),                     gives(json={"token": name}),
+            asks(f"/v2/{name}/tags/list?n=100", f"Bearer {name}"), gives(json=PAGE),
+        )  # fmt: skip
+    assert of.way("repository:a:pull") is None
+    assert of.way("repository:c:pull") is not None
+
+
+def test_a_registry_that_echoes_the_login_is_not_quoted() -> None:
+    for said in (PASSWORD, BASIC.removeprefix("Basic ")):
+        done = tags(registry(), asks(TAGS), gives(400, json={"message": f"got {said}!"}))
+        assert done.error is not None
+        assert "got ***!" in done.error.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind"),
+    [(gives(408), "timeout"), (gives(301), "redirect-blocked"), (gives(418), "protocol-error")],
+)
+def test_other_statuses(answer: object, kind: str) -> None:
+    assert tags(registry(retries=0), asks(TAGS), answer).kind == kind
+
+
+def test_a_token_server_that_cannot_be_reached() -> None:
+    done = tags(registry(retries=0), asks(TAGS), gives(401, bearer(PULL)), asks(token_url(PULL), BASIC), breaks())
+    assert done.kind == "registry-unreachable"
+
+
+def test_scopes_without_actions_are_left_out() -> None:
+    tags(
+        registry(),
+        asks(TAGS),                                gives(401, bearer("* repository:a/b repository:a/b:push x")),
+        asks(f"{REALM}?service=s&scope=%2A", BASIC), gives(json={"token": "t1"}),
+        asks(TAGS, "Bearer t1"),                   gives(json=PAGE),
+    )  # fmt: skip
+
+
+def test_a_wait_given_as_unix_time_without_a_clock_is_ours() -> None:
+    done = tags(registry(), asks(TAGS), gives(429, {"x-ratelimit-reset": "1767225605"}), asks(TAGS), gives(json=PAGE))
+    assert done.sleeps[0] <= LIMITS.retry_base
+    assert tags(registry(retries=0), asks(TAGS), gives(503, {"retry-after": "600"})).kind == "registry-error"
+
+
+def test_a_newer_token_outlives_the_refusal_of_an_older() -> None:
+    of = registry(anonymous=True)
+    key = TokenKey(REALM, "s", (PULL,), None)
+    old = of.keep(key, Secret("old"), 300, 0.0)
+    new = of.keep(key, Secret("new"), 300, 0.0)
+    of.forget(old)
+    assert of.cached(key, 0.0) == new
+    assert of.strike_out("new and old") == "*** and old"
+    of.forget(new)
+    assert of.cached(key, 0.0) is None
+
+
+def test_the_rest_of_a_long_error_is_not_read() -> None:
+    done = tags(registry(), asks(TAGS), gives(400, None, b"x" * LIMITS.registry_error_body, b"y"))
+    assert done.kind == "protocol-error"
+    assert done.error is not None
+    assert len(done.error.message) < 2000

@@ -24,8 +24,10 @@ from towline.core.registry._send import Reply, Want
 from towline.core.registry._session import Registry
 
 PROGRESS_STEP: Final = MIB
-# Resumes in a row that bring less than LIMITS.resume_progress: such a line will not bring the rest.
+# Pieces in a row that bring less than LIMITS.resume_progress: such a line will not bring the rest. Fewer where
+# each costs half a minute of silence or of single bytes.
 _STALLS: Final = 2
+_STALLS_IN_SILENCE: Final = 1
 _IDENTITY: Final = ("accept-encoding", "identity")
 
 
@@ -108,7 +110,8 @@ def _attempt(registry: Registry, repository: str, descriptor: Descriptor, plan: 
             return (yield from end(at.stream))
         resumes += 1
         stalls = stalls + 1 if at.have - before < registry.limits.resume_progress else 0
-        if resumes > registry.limits.resumes or stalls > _STALLS:
+        most = _STALLS_IN_SILENCE if broken.kind == "timeout" else _STALLS
+        if resumes > registry.limits.resumes or stalls > most:
             raise RemoteProtocolError(
                 broken.kind,
                 f"expected {descriptor.size} bytes of {descriptor.digest},"

@@ -58,8 +58,6 @@ def _kind(registry: Registry, what: What, status: int, code: str | None) -> tupl
         if code == "NAME_UNKNOWN":
             return "repository-not-found", _MISSING_HINTS["tags"]
         return _MISSING[what], _MISSING_HINTS.get(what)
-    if status == 429:
-        return "registry-rate-limited", "wait, or log in: registries count requests by login and by address"
     if status in (301, 302, 303, 307, 308):
         return "redirect-blocked", None
     if status == 408:

@@ -48,13 +48,15 @@ def send(registry: Registry, request: Request, want: Want, follow: Follow | None
     Raises:  registry-rate-limited with `retry_after` when the wait asked for is longer than LIMITS.retry_after;
              the kind of the broken exchange when it broke every time
     """
-    attempt = 0
+    attempt = timeouts = 0
     while True:
         reply = yield from _once(registry, request, want, follow)
         last = attempt >= registry.retries or request.method not in RETRYABLE_METHODS
         now = yield from clock()
         if isinstance(reply, Broken):
-            if last or not KINDS[reply.kind].retryable:
+            # Silence costs half a minute each time: twice is enough to tell it from an accident.
+            timeouts += reply.kind == "timeout"
+            if last or timeouts > 1 or not KINDS[reply.kind].retryable:
                 raise RemoteProtocolError(
                     reply.kind,
                     f"expected an answer to {request.method} {redacted(request.url)}, got {reply.why}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 from towline.core._contract import Instant, Record
 from towline.core._entropy import Entropy
@@ -132,7 +133,9 @@ class Registry:
     def keep(self, key: TokenKey, token: Secret, lifetime: float, now: Instant) -> Shown:
         """Cache a token from its reception on, a little shorter than it lives."""
         header = Secret("Bearer " + token.reveal())
+        self._tokens.pop(key, None)
         self._tokens[key] = Token(header, now + lifetime - min(10.0, lifetime / 10))
+        _drop_oldest(self._tokens, self.limits.registry_tokens)
         return Shown(header, key)
 
     def forget(self, shown: Shown) -> None:
@@ -143,6 +146,7 @@ class Registry:
     def worked(self, need: str | None, shown: Shown) -> None:
         """Remember what a request of this need was let in with."""
         self._ways[need] = shown.key
+        _drop_oldest(self._ways, self.limits.registry_tokens)
         if shown.key is None:
             self._basic_works = True
 
@@ -161,12 +165,9 @@ class Registry:
             return None
         secrets = [token.value.reveal().removeprefix("Bearer ") for token in self._tokens.values()]
         if self.credentials is not None:
-            secrets += [self.credentials.secret.reveal()]
-            if ":" not in self.credentials.username:
-                secrets += [self.credentials.basic().reveal().removeprefix("Basic ")]
+            secrets += [self.credentials.secret.reveal(), self.credentials.pair()]
         for secret in secrets:
-            if secret:
-                text = text.replace(secret, "***")
+            text = text.replace(secret, "***") if secret else text
         return text
 
     # ── the base address ───────────────────────────────────────────────────────
@@ -196,3 +197,8 @@ class Registry:
         if url.query is not None or "#" in rest:
             raise RemoteProtocolError("invalid-configuration", "expected an address without '?' and '#', got one with")
         return Url(url.scheme, url.host, url.port, url.path.rstrip("/"))
+
+
+def _drop_oldest(held: dict[Any, Any], most: int) -> None:
+    while len(held) > most:
+        del held[next(iter(held))]

@@ -35,8 +35,11 @@ class Credentials(Record, frozen=True):
         """
         if ":" in self.username:
             raise RemoteProtocolError("malformed-credentials", "expected a user name without ':', got one with")
-        pair = f"{self.username}:{self.secret.reveal()}".encode()
-        return Secret("Basic " + base64.b64encode(pair).decode("ascii"))
+        return Secret("Basic " + self.pair())
+
+    def pair(self) -> str:
+        """Return user and password as Basic carries them: a secret in other clothes."""
+        return base64.b64encode(f"{self.username}:{self.secret.reveal()}".encode()).decode("ascii")
 
 
 class TokenAnswer(Record, frozen=True):
