@@ -239,6 +239,17 @@ def test_a_batch_undoes_only_what_failed(store: JobStore) -> None:
     assert store.get("a").state == "queued"
 
 
+def test_calls_of_one_operation_happen_together(store: JobStore) -> None:
+    store.admit(job("a"), "d", 1.0)
+
+    def both() -> None:
+        store.advance("a", "start", 1.0)
+        store.advance("nobody", "start", 1.0)
+
+    assert isinstance(store.batch([both])[0], RemoteProtocolError)
+    assert store.get("a").state == "queued"
+
+
 def test_facts(store: JobStore) -> None:
     assert store.recall("x") is None
     store.remember("x", "1")

@@ -15,8 +15,10 @@ import pytest
 from agent_tools import CANARY, REPOSITORY, USER, Receiver, SmallRegistry, agent, make_image, scan_body, sha256, until
 from drivers.loops import LOOPS
 
-from towline.core import LIMITS, Secret, TowlineError
+from towline.core import LIMITS, RemoteProtocolError, Secret, TowlineError
 from towline.core.agent import RegistryLogin, sign
+from towline.drivers.store_sqlite import JobStore
+from towline.runtimes import agent_desk, agent_jobs
 
 
 @pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
@@ -412,3 +414,65 @@ def test_what_stops_the_start(registry: SmallRegistry, tmp_path: Path) -> None:
             error = error.exceptions[0]
         assert isinstance(error, TowlineError)
         assert error.kind == "invalid-configuration"
+
+
+def test_a_fault_of_ours_ends_one_job_only(
+    registry: SmallRegistry, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise ZeroDivisionError(CANARY)
+
+    async def main() -> None:
+        async with agent(LOOPS[0], tmp_path, registry) as ask:
+            with monkeypatch.context() as patch:
+                patch.setattr(agent_desk, "scan_image", broken)
+                job = await ask.scan(receiver)
+                assert (await ask.ended(job))["error"]["code"] == "INTERNAL"
+            assert "ZeroDivisionError" in ask.log.getvalue()
+            assert CANARY not in ask.log.getvalue()
+            assert receiver.done(job)["state"] == "failed"
+            assert (await ask.ended(await ask.scan(receiver)))["state"] == "done"
+
+    LOOPS[0].run(main)
+
+
+def test_a_result_waits_for_room_on_the_disk(
+    registry: SmallRegistry, receiver: Receiver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agent_jobs, "_DISK_PAUSE", 0.05)
+    whole = JobStore.settle
+    refused = []
+
+    def full(self: JobStore, *given: Any, **named: Any) -> Any:
+        if len(refused) < 2:
+            refused.append(given)
+            raise RemoteProtocolError("insufficient-disk", "no room")
+        return whole(self, *given, **named)
+
+    monkeypatch.setattr(JobStore, "settle", full)
+
+    async def main() -> None:
+        async with agent(LOOPS[0], tmp_path, registry) as ask:
+            assert (await ask.ended(await ask.scan(receiver)))["state"] == "done"
+
+    LOOPS[0].run(main)
+    assert len(refused) == 2
+
+
+def test_one_who_fails_does_not_fail_those_who_wait(
+    registry: SmallRegistry, receiver: Receiver, tmp_path: Path
+) -> None:
+    registry.stall = threading.Event()
+
+    async def main() -> None:
+        async with agent(LOOPS[0], tmp_path, registry, active_operations=2) as ask:
+            first = await ask.scan(receiver)
+            await until(registry.stalled.is_set)
+            second = await ask.scan(receiver)
+            await ask.reached(second, {"pulling"})
+            await ask("DELETE", f"/jobs/{first}", login=False)
+            registry.stall.set()
+            assert (await ask.ended(second))["state"] == "done"
+            assert (await ask.ended(first))["state"] == "cancelled"
+
+    LOOPS[0].run(main)

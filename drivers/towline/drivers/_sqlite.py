@@ -102,7 +102,10 @@ class Database:
             with self.transaction():
                 for operation in operations:
                     try:
-                        answers.append(operation())
+                        # Several calls in one operation happen together or not at all.
+                        with self.transaction():
+                            answer = operation()
+                        answers.append(answer)
                     except Exception as error:
                         if not self.connection.in_transaction:
                             # A full disk may end the whole transaction, and with it what came before.

@@ -172,6 +172,11 @@ def test_unknown_members_are_named_not_valued() -> None:
     assert CANARY not in repr(login)
 
 
+def test_who_is_anonymous() -> None:
+    assert decode_credentials(text(type="oci", registryBase="h")).anonymous
+    assert not decode_credentials(HARBOR).anonymous
+
+
 def test_no_secret_is_printed() -> None:
     assert CANARY not in repr(decode_credentials(HARBOR))
     assert CANARY not in repr(find_credentials("/list", [("x-registry-credentials", HARBOR)]))

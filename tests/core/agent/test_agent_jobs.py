@@ -249,6 +249,12 @@ def test_smaller() -> None:
     assert isinstance(verdict(500, (), b"<html>", sent=2 << 20), Smaller)
     assert isinstance(verdict(500, html, b"", sent=1000), Again)
     assert isinstance(verdict(500, (), b"{}", sent=2 << 20), Again)
+    assert isinstance(verdict(500, html, b"", sent=200_000), Again)
+    small = judge(500, html, b"", sent_bytes=2 << 20, part_bytes=1000, path="/p", wall=0.0)
+    assert isinstance(small, Again)
+    other = verdict(403)
+    assert isinstance(other, Refusal)
+    assert other.hint == "the receiver refuses POST /p"
     assert halved(8 << 20, 6 << 20) == 3 << 20
     assert halved(300_000, 1 << 20) == LIMITS.callback_bytes_least
 

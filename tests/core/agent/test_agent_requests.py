@@ -174,6 +174,11 @@ def test_a_whole_body() -> None:
     assert job.deliver == ("result", "done")
 
 
+def test_harmless_headers_are_kept() -> None:
+    job = parse_job("scan", changed("callback.headers", {"X-Flow": "a", "X-Tenant": "b"}))
+    assert job.callback.headers == (("x-flow", "a"), ("x-tenant", "b"))
+
+
 def test_the_least_body() -> None:
     body = b'{"image":{"repository":"a","reference":"1"},"extra":1}'
     job = parse_job("discover", body, default_callback="http://broker:8000/")
@@ -224,7 +229,19 @@ def test_what_is_refused(path: str, value: Any, kind: str) -> None:
     assert kind_of(parse_job, "scan", changed(path, value)) == kind
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b"\xff", b"[" * 100_000, b'{"a":' * 80 + b"1" + b"}" * 80])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"{",
+        b"\xff",
+        b"[" * 100_000,
+        b'{"a":' * 80 + b"1" + b"}" * 80,
+        b"{" + b",".join(b'"%d":1' % number for number in range(10_001)) + b"}",
+    ],
+)
 def test_what_is_no_body(body: bytes) -> None:
     assert kind_of(parse_job, "scan", body) == "bad-request"
 

@@ -57,5 +57,3 @@ def decode_as(data: Data, shape: type[T], *, what: str, kind: str = "bad-request
         return msgspec.json.decode(data, type=shape)
     except msgspec.ValidationError as error:
         raise RemoteProtocolError(kind, f"{what}: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise RemoteProtocolError(kind, f"expected {what} to be JSON in UTF-8, got something else") from None
