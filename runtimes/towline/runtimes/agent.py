@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio import to_thread
@@ -39,6 +39,12 @@ _PRUNE: Final = 3600.0
 _LAST_ANSWERS: Final = 2.0
 
 
+class Waitable(Protocol):
+    """An event of whichever loop the caller likes."""
+
+    async def wait(self) -> object: ...
+
+
 class Running(Record, frozen=True):
     """What a caller may know of a started agent: its port, and how many jobs it found in its store."""
 
@@ -52,7 +58,7 @@ async def serve(
     driver: Driver,
     *,
     log: Log,
-    stop: anyio.Event,
+    stop: Waitable,
     seed: bytes | None = None,
     task_status: TaskStatus[Running] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -106,7 +112,7 @@ class _Agent:
         self._jobs = JobRunner(config, store, desk, self._outbox, log)
         self._api = AgentApi(config, store, desk, self._jobs, self._outbox, info, entropy.fork(), log)
 
-    async def serve(self, stop: anyio.Event, task_status: TaskStatus[Running]) -> None:
+    async def serve(self, stop: Waitable, task_status: TaskStatus[Running]) -> None:
         config = self._config
         listener = Listener(config.host, config.port, config.https_cert, config.https_key)
         async with anyio.create_task_group() as base:
