@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from registry_tools import BASIC, Gives, Outcome, asks, bearer, breaks, gives, play, registry, sha256, token_url
 
-from towline.core import Body, Broken, Head, Limits
+from towline.core import Body, Broken, Head, Limits, Note
 from towline.core.layer import BlobPlan
 from towline.core.registry import Descriptor, Progress, download_blob, get_blob_document
 
@@ -62,6 +62,8 @@ def test_resumed_with_a_range() -> None:
     assert done.value.size == 6
     assert done.stored == {1: DATA}
     assert len(done.sleeps) == 1
+    note = done.events[0]
+    assert (note.event, note.fields["have_bytes"]) == ("registry.resume", 3)
 
 
 def test_a_range_that_is_ignored_is_passed_over() -> None:
@@ -132,6 +134,7 @@ def test_a_wrong_digest_is_fetched_once_more() -> None:
     done = download(asks(AT), gives(200, None, b"abcdeX"), asks(AT), gives(200, None, DATA))
     assert done.value.size == 6
     assert done.began == [1, 2]
+    assert [event.event for event in done.events if isinstance(event, Note)] == ["registry.fetch-again"]
     assert done.stored[2] == DATA
     again = download(asks(AT), gives(200, None, b"abcdeX"), asks(AT), gives(200, None, b"abcdeX"))
     assert again.kind == "digest-mismatch"

@@ -299,6 +299,7 @@ def test_retries_with_growing_waits(status: int) -> None:
     done = tags(registry(), *answers, asks(TAGS), gives(json=PAGE))
     assert done.value.items == ("1",)
     assert len(done.sleeps) == 4
+    assert [(note.event, note.fields["why"]) for note in done.events] == [("registry.retry", str(status))] * 4
     assert all(0 <= wait <= min(8.0, 0.5 * 2**at) for at, wait in enumerate(done.sleeps))
 
 

@@ -13,7 +13,7 @@ from towline.core._contract import Instant, Record
 from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import MIB
 from towline.core._script import Body, Broken, HeaderList, Step, begin, clock, end, feed, read, say, sleep, store
-from towline.core._wire import Plan
+from towline.core._wire import Note, Plan
 from towline.core.http import redacted
 from towline.core.registry._access import Ask, ask
 from towline.core.registry._digest import Digest
@@ -59,6 +59,7 @@ def download_blob(
     except TowlineError as error:
         if error.kind != "digest-mismatch":
             raise
+        yield from say(Note("warning", "registry.fetch-again", {"digest": descriptor.digest, "why": error.message}))
     return (yield from _attempt(registry, repository, descriptor, plan, keep))
 
 
@@ -117,6 +118,8 @@ def _attempt(registry: Registry, repository: str, descriptor: Descriptor, plan: 
                 f"expected {descriptor.size} bytes of {descriptor.digest},"
                 f" got {at.have} in {resumes} pieces: {broken.why}",
             )
+        fields = {"digest": descriptor.digest, "have_bytes": at.have, "size_bytes": at.size, "why": broken.why}
+        yield from say(Note("info", "registry.resume", fields))
         now: Instant = yield from clock()
         yield from sleep(now + backoff(resumes - 1, registry.entropy, registry.limits))
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from towline.core._contract import Record
 from towline.core._errors import KINDS, RemoteProtocolError
-from towline.core._script import Body, Broken, Head, Request, Step, clock, fetch, read, sleep
+from towline.core._script import Body, Broken, Head, Request, Step, clock, fetch, read, say, sleep
+from towline.core._wire import Note
 from towline.core.http import Url, fetch_following, redacted
 from towline.core.registry._realm import realm_allowed
 from towline.core.registry._retry import RETRYABLE_METHODS, RETRYABLE_STATUS, asked_wait, backoff
@@ -74,6 +75,9 @@ def send(registry: Registry, request: Request, want: Want, follow: Follow | None
                 return reply
             wait = backoff(attempt, registry.entropy, registry.limits) if asked is None else asked
         attempt += 1
+        why = reply.why if isinstance(reply, Broken) else str(reply.status)
+        fields = {"method": request.method, "url": redacted(request.url), "why": why, "wait_seconds": round(wait, 3)}
+        yield from say(Note("info", "registry.retry", fields))
         yield from sleep(now + wait)
 
 
