@@ -34,6 +34,7 @@ class Pair:
         self.heard: list[Any] = []  # the client's events
         self.host_heard: list[Any] = []
         self.dials: list[float] = []
+        self.told: dict[str, list[tuple[float, Any]]] = {"client": [], "host": []}  # every fact, for a transcript
         self.sent: dict[str, bytearray] = {"client": bytearray(), "host": bytearray()}
         self._soon: list[tuple[float, int, str, Any]] = []
         self._count = 0
@@ -41,16 +42,19 @@ class Pair:
         self._back: dict[int, int] = {}
         self._next_even = 2
         self._frozen = False
+        self._held: list[tuple[str, Any]] = []
         self.tell_client(WAKE)
         self.tell_host(WAKE)
 
     # ── turns ──────────────────────────────────────────────────────────────────
     def tell_client(self, fact: Any) -> None:
         if isinstance(fact, type(WAKE)) or self.client.owns(fact.link):
+            self.told["client"].append((self.now, fact))
             self.client.handle(fact, self.now)
         self.drain_client()
 
     def tell_host(self, fact: Any) -> None:
+        self.told["host"].append((self.now, fact))
         self.root.handle(fact, self.now)
         self.drain_host()
 
@@ -98,8 +102,12 @@ class Pair:
             self.kill(link)
 
     def freeze(self, frozen: bool = True) -> None:
-        """Let nothing through, and say nothing of it."""
+        """Let nothing through, and say nothing of it; what is under way arrives when the path thaws, as with TCP."""
         self._frozen = frozen
+        if not frozen:
+            held, self._held = self._held, []
+            for kind, what in held:
+                self._post(kind, what)
 
     # ── time ───────────────────────────────────────────────────────────────────
     def run(self, seconds: float) -> None:
@@ -132,7 +140,7 @@ class Pair:
         elif kind == "host":
             self.tell_host(what)
         elif self._frozen:
-            return
+            self._held.append((kind, what))
         elif kind == "dial":
             self._links[what], self._back[self._next_even] = self._next_even, what
             self.tell_host(Accepted(self._next_even, "http", "127.0.0.1"))

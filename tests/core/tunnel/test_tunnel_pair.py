@@ -164,7 +164,7 @@ class Tunnel(RuleBasedStateMachine):
             if self.pair.client.state in ("open", "closed"):
                 break
         if self.pair.client.state == "open":  # it comes back, and whatever waited has gone out
-            self.time_passes(11.0)
+            self.time_passes(60.0)
             for handle in self.asked:
                 assert (handle in self.answered) != (handle in self.lost)
 
