@@ -95,6 +95,15 @@ def make_image(*, filler: int = 0, version: bytes = b"5.2.15-2+b2") -> dict[str,
     return {"manifest": manifest, sha256(config): config, sha256(layer): layer}
 
 
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of callers that go: they are killed here on purpose."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        pass
+
+
 class _Server:
     """An HTTP server in threads, on loopback."""
 
@@ -112,8 +121,7 @@ class _Server:
 
             do_HEAD = do_POST = do_GET
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
+        self.server = _Quiet(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.thread.start()
 

@@ -184,6 +184,10 @@ def test_a_scan_from_request_to_done(loop: Any, registry: SmallRegistry, receive
             assert result.delivery == f"{job}:0:1/1"
             assert result.headers["content-type"] == "application/json"
             assert result.body["scanResult"]["identity"]["type"] == "deb"
+            graph = next(fact["data"] for fact in result.body["scanResult"]["facts"] if fact["type"] == "depGraph")
+            found = {package["info"]["name"].rpartition("/")[2] for package in graph["pkgs"]}
+            assert {"bash", "libc6"} <= found, found
+            assert done["bytes"]["compressed"] == done["bytes"]["downloaded"] > 0
             again = await ask("POST", "/scan", scan_body(receiver, requestId="r-1"))
             assert (again.status, again.body["duplicate"], again.body["jobId"]) == (202, True, job)
             other = await ask("POST", "/scan", scan_body(receiver, requestId="r-1", options_priority=1))

@@ -24,23 +24,48 @@ from towline.core.registry import (
     list_tags,
     state_identifier,
 )
-from towline.core.scan import ScanOutcome, scan_image
+from towline.core.scan import ImagePulled, ImageResolved, ScanOutcome, scan_image
 from towline.runtimes.agent_config import AgentConfig, Driver
 
 T = TypeVar("T")
 
 
 class Scanned:
-    """What a scan found, in the bytes that are sent; shared by all jobs that were joined."""
+    """What a scan found, in the bytes that are sent; shared by all jobs that were joined.
 
-    __slots__ = ("found", "results", "size", "sums", "warnings")
+    `pulled_at` is the wall-clock time when all layers were there.
+    """
 
-    def __init__(self, found: ImageFound, results: tuple[bytes, ...], warnings: tuple[str, ...], sums: JobSums) -> None:
+    __slots__ = ("found", "pulled_at", "results", "size", "sums", "warnings")
+
+    def __init__(
+        self,
+        found: ImageFound,
+        results: tuple[bytes, ...],
+        warnings: tuple[str, ...],
+        sums: JobSums,
+        pulled_at: float,
+    ) -> None:
         self.found = found
         self.results = results
         self.warnings = warnings
         self.sums = sums
+        self.pulled_at = pulled_at
         self.size = sum(map(len, results))
+
+
+class _Seen:
+    """What a scan says on its way that its job keeps."""
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+        self.pulled_at = time.time()
+
+    def take(self, event: Any) -> None:
+        if isinstance(event, ImageResolved):
+            self.total_bytes = event.total_bytes
+        elif isinstance(event, ImagePulled):
+            self.pulled_at = time.time()
 
 
 class RegistryDesk:
@@ -67,7 +92,7 @@ class RegistryDesk:
         wanted = Platform.parse(platform) if platform else None
         return await self._perform(state_identifier(self._registry(login), repository, reference, wanted))
 
-    async def scan(self, login: RegistryLogin, job: Job, on_event: Callable[[Any], None]) -> Scanned:
+    async def scan(self, login: RegistryLogin, job: Job) -> Scanned:
         """Pull and analyse a job's image."""
         registry = self._registry(login)
         image, asked = job.image, job.options
@@ -85,14 +110,15 @@ class RegistryDesk:
         name = ImageReference.parse(f"{host}/{registry.repository(image.repository)}{separator}{image.reference}")
         wanted = Platform.parse(image.platform) if image.platform else None
         script = scan_image(registry, image.repository, image.reference, wanted, options, name)
-        outcome: ScanOutcome = await self._perform(script, on_event=on_event)
+        seen = _Seen()
+        outcome: ScanOutcome = await self._perform(script, on_event=seen.take)
         found = ImageFound(
-            registry=host,
+            registry=outcome.registry or host,
             repository=image.repository,
             reference=image.reference,
             manifest_digest=outcome.manifest_digest,
             index_digest=outcome.index_digest,
-            platform=None if outcome.platform is None else str(outcome.platform),
+            platform=str(outcome.platform),
         )
         if image.expected_digest not in (None, found.manifest_digest, found.index_digest):
             raise RemoteProtocolError(
@@ -100,8 +126,8 @@ class RegistryDesk:
             )
         # Canonical once, here: what is hashed, cut into parts and kept are these bytes.
         results = tuple(canonical(result) for result in outcome.scan_results)
-        sums = JobSums(compressed=outcome.bytes_downloaded, downloaded=outcome.bytes_downloaded)
-        return Scanned(found, results, tuple(outcome.warnings), sums)
+        sums = JobSums(compressed=seen.total_bytes, downloaded=outcome.bytes_downloaded)
+        return Scanned(found, results, tuple(outcome.warnings), sums, seen.pulled_at)
 
     def _registry(self, login: RegistryLogin, *, retries: int | None = None) -> Registry:
         return Registry(

@@ -221,7 +221,7 @@ class JobRunner:
             return known
         shared = self._shared[key] = _Shared()
         try:
-            shared.scanned = await self._desk.scan(login, job, lambda event: None)
+            shared.scanned = await self._desk.scan(login, job)
             self._recent[key] = shared.scanned
             while len(self._recent) > _RECENT or sum(one.size for one in self._recent.values()) > _RECENT_BYTES:
                 self._recent.popitem(last=False)
@@ -238,7 +238,7 @@ class JobRunner:
 
         def settle(store: JobStore) -> None:
             if scanned is not None:
-                store.advance(job.id, "pulled", time.time())
+                store.advance(job.id, "pulled", scanned.pulled_at)
             store.settle(
                 job.id,
                 settled.outcome,
