@@ -41,7 +41,8 @@ class ImageFacts(Record, frozen=True):
     """What is known of an image beside its files.
 
     `name` is the reference it was asked by, with registry and repository as people write them. `missing` tells, for
-    each layer that was not there, why. `warnings` are those of the pull.
+    each layer that was not there, why. `warnings` are those of the pull. `registry_host` and `repository` are written
+    out in full; without them they are taken from `name`.
     """
 
     name: str
@@ -54,6 +55,8 @@ class ImageFacts(Record, frozen=True):
     index_digest: str | None = None
     missing: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    registry_host: str | None = None
+    repository: str | None = None
 
 
 class Taken(Record, frozen=True):
@@ -231,8 +234,9 @@ def _image_names(name: str, tag: str | None, image: ImageFacts) -> ImageNames | 
 
 
 def _distribution(name: str, tag: str | None, image: ImageFacts) -> DistributionMetadata | None:
-    host, slash, repository = name.partition("/")
-    if not slash or len(host.encode()) > 255 or len(repository.encode()) > 2048:
+    host, _, repository = name.partition("/")
+    host, repository = image.registry_host or host, image.repository or repository
+    if not repository or len(host.encode()) > 255 or len(repository.encode()) > 2048:
         return None
     if image.manifest_digest is None or not _SHA256.fullmatch(image.manifest_digest):
         return None

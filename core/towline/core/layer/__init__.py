@@ -10,7 +10,7 @@ from towline.core.layer._content import CONTENT_VERSION, KeptFile, LayerContent,
 from towline.core.layer._digest import Proof
 from towline.core.layer._glob import Globs
 from towline.core.layer._inflate import Inflater
-from towline.core.layer._layer import BlobPlan, BlobStream, LayerPlan, LayerStream, build
+from towline.core.layer._layer import BlobPlan, BlobStream, LayerPlan, LayerStream, StreamPlan, build
 from towline.core.layer._names import normal
 from towline.core.layer._overlay import ImageView, Missing, ViewFile, merge
 from towline.core.layer._tar import Kind, Members, TarReader
@@ -33,6 +33,7 @@ __all__ = [
     "Proof",
     "ProvedBlob",
     "Selector",
+    "StreamPlan",
     "TarReader",
     "ViewFile",
     "Wanted",

@@ -19,14 +19,24 @@ from towline.core.layer._tar import TarReader
 from towline.core.layer._wanted import Wanted
 
 
-class BlobPlan(Plan, frozen=True):
+class StreamPlan(Plan, frozen=True):
+    """A plan that makes its own stream: data all the same, equal by value, sent to whichever thread runs it."""
+
+    def stream(self) -> Stream:
+        raise NotImplementedError
+
+
+class BlobPlan(StreamPlan, frozen=True):
     """Check a blob's size and digest; Proved with a ProvedBlob."""
 
     digest: str
     size: int
 
+    def stream(self) -> Stream:
+        return BlobStream(self)
 
-class LayerPlan(Plan, frozen=True):
+
+class LayerPlan(StreamPlan, frozen=True):
     """Check a layer's size, digest and diff ID and take its content; Proved with a LayerContent."""
 
     digest: str
@@ -36,14 +46,15 @@ class LayerPlan(Plan, frozen=True):
     wanted: Wanted = Wanted()
     limits: Limits = LIMITS
 
+    def stream(self) -> Stream:
+        return LayerStream(self)
+
 
 def build(plan: Plan) -> Stream:
     """Make the stream that a plan describes. The one function of this room that drivers call."""
-    if isinstance(plan, LayerPlan):
-        return LayerStream(plan)
-    if isinstance(plan, BlobPlan):
-        return BlobStream(plan)
-    raise LocalProtocolError(f"expected a BlobPlan or a LayerPlan, got {type(plan).__name__}")
+    if isinstance(plan, StreamPlan):
+        return plan.stream()
+    raise LocalProtocolError(f"expected a plan that makes a stream, got {type(plan).__name__}")
 
 
 class BlobStream:
