@@ -1,0 +1,163 @@
+"""The command: what a person types, and what the shell gets back.
+
+Exit codes: 0 done, 1 what was asked is not so, 2 usage or configuration, 3 a peer is unreachable, 130 interrupted.
+Each command's code is imported when it runs, so that `towline version` loads no loop.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import NoReturn
+
+from towline.core import TowlineError
+from towline.runtimes.output import error_lines, exit_code, say
+
+DONE, NOT_SO, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+
+_PROGRAMS = {
+    "server": "take tunnels and let callers through them; keep results",
+    "client": "dial out to a server and let its requests through the allow-list",
+    "agent": "log in to a registry, list, pull and take inventories",
+    "up": "client and agent in one process",
+}
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors look like all the others."""
+
+    def error(self, message: str) -> NoReturn:
+        say(f"towline: BAD_REQUEST: {message}")
+        say(f"hint: {self.prog} --help")
+        raise SystemExit(USAGE)
+
+
+def towline_version() -> str:
+    """Return the version of the installed distribution."""
+    try:
+        return version("towline")
+    except PackageNotFoundError:
+        return "0+unknown"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit code. Never raises for what a user or a peer did."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    try:
+        return _run(arguments)
+    except TowlineError as error:
+        if arguments.debug:
+            raise
+        for line in error_lines(error):
+            say(line)
+        return exit_code(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away; there is nobody left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_SO
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("towline"):
+            raise
+        say(f'towline: INVALID_CONFIGURATION: this command needs {error.name}. hint: pip install "towline[agent]"')
+        return USAGE
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    command = arguments.command
+    if command == "version":
+        sys.stdout.write(f"towline {towline_version()}\n")
+        return DONE
+    if command in _PROGRAMS:
+        from towline.runtimes.programs import run_program
+
+        return run_program(command, arguments)
+    if command == "demo":
+        from towline.runtimes.demo import run_demo
+
+        return run_demo(arguments)
+    from towline.runtimes.hands import run_tool
+
+    return run_tool(command, arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    everywhere = _Parser(add_help=False)
+    everywhere.add_argument("-v", "--verbose", action="store_true", help="log more")
+    everywhere.add_argument("--debug", action="store_true", help="show the trace of an error")
+    configured = _Parser(add_help=False, parents=[everywhere])
+    configured.add_argument("--config", metavar="FILE", help="settings (TOML, or JSON when the name ends in .json)")
+    configured.add_argument("--log-format", choices=("human", "json"), help="default: human on a terminal, else json")
+
+    parser = _Parser(prog="towline", description="Reach container registries that the internet cannot.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name, meaning in _PROGRAMS.items():
+        program = commands.add_parser(name, help=meaning, description=meaning, parents=[configured])
+        program.add_argument("--port", metavar="PORT", help="listen here instead of the configured port")
+        program.add_argument("--bind", metavar="ADDRESS", help="listen on this address only")
+    demo = commands.add_parser(
+        "demo", help="all of it on loopback, with an embedded registry", parents=[everywhere],
+        description="Run server, client, agent and an embedded registry on loopback, and scan one image through them.",
+    )  # fmt: skip
+    demo.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the result")
+
+    registry = _Parser(add_help=False, parents=[everywhere])
+    _registry_options(registry)
+    check = commands.add_parser("check", help="which step of a login fails, and why", parents=[registry])
+    check.add_argument("registry", metavar="REGISTRY", help="host[:port][/path]")
+    repos = commands.add_parser("repos", aliases=["catalog"], help="list a registry's repositories", parents=[registry])
+    repos.add_argument("registry", metavar="REGISTRY", help="host[:port][/path]")
+    tags = commands.add_parser("tags", aliases=["ls"], help="list a repository's tags", parents=[registry])
+    tags.add_argument("image", metavar="REPOSITORY", help="host[:port]/path")
+    inspect = commands.add_parser("inspect", help="show an image's manifest and config", parents=[registry])
+    inspect.add_argument("image", metavar="IMAGE", help="host[:port]/path[:tag][@digest]")
+    form = inspect.add_mutually_exclusive_group()
+    form.add_argument("--raw", action="store_true", help="the manifest's bytes, as the registry sent them")
+    form.add_argument("--config", dest="show_config", action="store_true", help="the image's config")
+    pull = commands.add_parser("pull", help="download an image and prove every byte", parents=[registry])
+    pull.add_argument("image", metavar="IMAGE", help="host[:port]/path[:tag][@digest]")
+    pull.add_argument("path", metavar="PATH", help="folder of the OCI layout to write")
+    scan = commands.add_parser("scan", help="take an image's inventory", parents=[registry])
+    scan.add_argument("image", metavar="IMAGE", nargs="+", help="host[:port]/path[:tag][@digest]")
+    scan.add_argument("--glob", action="append", default=[], metavar="GLOB", help="also return files that match")
+    scan.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="but not those that match this")
+    scan.add_argument("--max-image-bytes", metavar="N", type=_count, help="refuse larger images (compressed size)")
+    for streaming in (pull, scan):
+        streaming.add_argument("--no-progress", action="store_true", help="no live lines on a terminal")
+        streaming.add_argument("-q", "--quiet", action="store_true", help="no live lines and no remarks")
+    commands.add_parser("version", help="print the version", parents=[everywhere])
+    return parser
+
+
+def _registry_options(parser: _Parser) -> None:
+    parser.add_argument("-o", "--output", choices=("table", "plain", "json"), help="default: table, lines in a pipe")
+    parser.add_argument("--type", default=None, metavar="TYPE", help="registry type, such as docker-hub (default: oci)")
+    parser.add_argument("--platform", metavar="OS/ARCH", help="default: linux on this machine; pull: all")
+    parser.add_argument("--creds", metavar="USER[:PASSWORD]", help="login; a password here is visible to `ps`")
+    parser.add_argument("--creds-stdin", action="store_true", help="read user:password from standard input")
+    parser.add_argument("--authfile", metavar="FILE", help="read logins from here")
+    parser.add_argument("--anonymous", action="store_true", help="use no login")
+    parser.add_argument("--tls-verify", choices=("true", "false"), default="true", help="verify the certificate")
+    parser.add_argument("--plain-http", action="store_true", help="clear text instead of TLS")
+    parser.add_argument("--ca-file", action="append", default=[], metavar="PEM", help="further trusted roots")
+    parser.add_argument(
+        "--realm-host", action="append", default=[], metavar="HOST", help="may be asked for a token too"
+    )
+    parser.add_argument("--allow-network", action="append", default=[], metavar="CIDR", help="redirects may lead here")
+    parser.add_argument("--timeout", metavar="TIME", help="for the whole operation, such as 30s or 5m")
+    parser.add_argument("--retries", type=_count, metavar="N", help="attempts after the first (default 4)")
+    # Brings a vendor's name to another address, for tests.
+    parser.add_argument("--resolve", action="append", default=[], metavar="HOST:PORT:ADDR", help=argparse.SUPPRESS)
+
+
+def _count(value: str) -> int:
+    if not value.isdecimal() or len(value) > 18:
+        raise argparse.ArgumentTypeError(f"expected a whole number, got {value[:32]!r}")
+    return int(value)

@@ -1,0 +1,315 @@
+"""The tools a person uses by hand: check, repos, tags, inspect, pull and scan, against one registry."""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import platform as machine_platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from towline.core import LIMITS, Entropy, RemoteProtocolError, Secret, Step
+from towline.core.http import Courier
+from towline.core.registry import (
+    Credentials,
+    ImageReference,
+    Listing,
+    Platform,
+    Registry,
+    check,
+    get_manifest,
+    list_repositories,
+    list_tags,
+    resolve_image,
+)
+from towline.core.scan import ScanOptions, ScanOutcome, pull_image, scan_image
+from towline.drivers import BlobStore, Dialer, Guard, TlsSettings, on_trio
+from towline.drivers.blob_folder import OciLayoutStore
+from towline.runtimes import logins, settings
+from towline.runtimes.output import say, size, write_json, write_lines, write_table
+from towline.runtimes.progress import ProgressLines
+
+T = TypeVar("T")
+
+DONE, NOT_SO = 0, 1
+
+
+def run_tool(command: str, arguments: argparse.Namespace) -> int:
+    """Run one tool; return its exit code. Raises TowlineError."""
+    tools: dict[str, Callable[[argparse.Namespace], int]] = {
+        "check": _check, "repos": _repos, "catalog": _repos, "tags": _tags, "ls": _tags,
+        "inspect": _inspect, "pull": _pull, "scan": _scan,
+    }  # fmt: skip
+    return tools[command](arguments)
+
+
+class Session:
+    """One registry as the command line describes it, and a way to run operations on it."""
+
+    def __init__(self, arguments: argparse.Namespace, host: str, repository: str = "") -> None:
+        base = _without_scheme(host)
+        authority, _, _ = base.partition("/")
+        self._total = _duration(arguments.timeout)
+        if arguments.tls_verify == "false" and not arguments.plain_http:
+            say(f"towline: warning: the certificate of {authority} is not verified")
+        self.registry = Registry(
+            base,
+            entropy=Entropy(os.urandom(32)),
+            dialect=arguments.type or ("docker-hub" if authority in ("docker.io", "registry-1.docker.io") else "oci"),
+            credentials=_credentials(arguments, authority, repository),
+            plain_http=arguments.plain_http,
+            allowed_realm_hosts=arguments.realm_host,
+            retries=arguments.retries,
+            epoch=time.time() - time.monotonic(),
+        )
+        for warning in self.registry.warnings:
+            say(f"towline: warning: {warning}")
+        origin = self.registry.base.origin
+        self._dialer = Dialer(
+            guard=Guard(
+                origins=frozenset({(origin.host, origin.port)}),
+                networks=tuple(_network(text) for text in arguments.allow_network),
+            ),
+            tls=TlsSettings(
+                ca_files=tuple(arguments.ca_file),
+                insecure_hosts=frozenset({origin.host}) if arguments.tls_verify == "false" else frozenset(),
+            ),
+            resolve=dict(_resolve(text) for text in arguments.resolve),
+        )
+
+    def run(
+        self, steps: Step[T], *, on_event: Callable[[Any], None] | None = None, store: BlobStore | None = None,
+        total: float = LIMITS.time_operation,
+    ) -> T:  # fmt: skip
+        """Run one operation to its value, or raise what stopped it."""
+        courier = Courier(steps, entropy=Entropy(os.urandom(32)), total=self._total or total)
+
+        async def perform() -> T:
+            value: T = await on_trio.perform(courier, dialer=self._dialer, store=store, on_event=on_event)
+            return value
+
+        return trio.run(perform)
+
+
+# ── the tools ──────────────────────────────────────────────────────────────────
+def _check(arguments: argparse.Namespace) -> int:
+    session = Session(arguments, arguments.registry)
+    steps = session.run(check(session.registry))
+    if _form(arguments) == "json":
+        write_json({"ok": all(step.ok for step in steps), "checks": steps})
+    else:
+        write_table([(step.name, "ok" if step.ok else "FAIL", step.detail) for step in steps])
+        for hint in dict.fromkeys(step.hint for step in steps if step.hint):
+            sys.stdout.write(f"hint: {hint}\n")
+    return DONE if all(step.ok for step in steps) else NOT_SO
+
+
+def _repos(arguments: argparse.Namespace) -> int:
+    session = Session(arguments, arguments.registry)
+    listing = session.run(list_repositories(session.registry, partial=True))
+    return _show_listing(arguments, listing, "repositories", {})
+
+
+def _tags(arguments: argparse.Namespace) -> int:
+    image = _reference(arguments.image)
+    session = Session(arguments, image.api_host, image.path)
+    listing = session.run(list_tags(session.registry, image.path, partial=True))
+    return _show_listing(arguments, listing, "tags", {"repository": image.path})
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    image = _reference(arguments.image)
+    session = Session(arguments, image.api_host, image.path)
+    if arguments.raw:
+        manifest = session.run(get_manifest(session.registry, image.path, image.reference))
+        sys.stdout.buffer.write(manifest.raw)
+        return DONE
+    resolved = session.run(resolve_image(session.registry, image.path, image.reference, _platform(arguments)))
+    if arguments.show_config:
+        sys.stdout.buffer.write(resolved.config_raw)
+        return DONE
+    total = sum(layer.size for layer in resolved.layers)
+    if _form(arguments) == "json":
+        write_json(
+            {
+                "name": image.name,
+                "tag": image.tag,
+                "digest": resolved.manifest.digest,
+                "indexDigest": resolved.index_digest,
+                "mediaType": resolved.manifest.media_type,
+                "platform": str(resolved.platform),
+                "created": resolved.config.created,
+                "sizeBytes": total,
+                "layers": [
+                    {"digest": it.digest, "sizeBytes": it.size, "mediaType": it.media_type} for it in resolved.layers
+                ],
+            }
+        )
+        return DONE
+    plural = "s" if len(resolved.layers) != 1 else ""
+    rows = [("name", arguments.image), ("digest", f"{resolved.manifest.digest}  ({resolved.manifest.media_type})")]
+    if resolved.index_digest:
+        rows.append(("index", resolved.index_digest))
+    rows.append(("platform", str(resolved.platform)))
+    if resolved.config.created:
+        rows.append(("created", resolved.config.created))
+    rows.append(("size", f"{size(total)} in {len(resolved.layers)} layer{plural}"))
+    rows += [("layer", f"{layer.digest}  {size(layer.size)}  {layer.media_type}") for layer in resolved.layers]
+    write_table(rows)
+    return DONE
+
+
+def _pull(arguments: argparse.Namespace) -> int:
+    image = _reference(arguments.image)
+    session = Session(arguments, image.api_host, image.path)
+    wanted = None if arguments.platform in (None, "all") else Platform.parse(arguments.platform)
+    store = OciLayoutStore(Path(arguments.path))
+    with ProgressLines(wanted=not arguments.no_progress, quiet=arguments.quiet) as lines:
+        pulled = session.run(
+            pull_image(session.registry, image.path, image.reference, wanted),
+            on_event=lines.take, store=store, total=LIMITS.time_pull,
+        )  # fmt: skip
+    store.finish([pulled.index_entry(image.reference if image.digest is None else None)])
+    for warning in pulled.warnings if not arguments.quiet else ():
+        say(f"towline: warning: {warning}")
+    if _form(arguments) == "json":
+        write_json(
+            {
+                "path": arguments.path,
+                "digest": pulled.root.digest,
+                "complete": not pulled.warnings,
+                "blobs": pulled.blobs,
+                "bytes": pulled.bytes,
+            }
+        )
+    else:
+        write_table(
+            [
+                ("digest", pulled.root.digest),
+                ("pulled", f"{pulled.blobs} blobs, {size(pulled.bytes)}, every digest proven"),
+            ]
+        )
+    return DONE
+
+
+def _scan(arguments: argparse.Namespace) -> int:
+    documents = []
+    for text in arguments.image:
+        image = _reference(text)
+        session = Session(arguments, image.api_host, image.path)
+        options = ScanOptions(
+            include=tuple(arguments.glob), exclude=tuple(arguments.exclude), max_image_bytes=arguments.max_image_bytes
+        )
+        with ProgressLines(wanted=not arguments.no_progress, quiet=arguments.quiet) as lines:
+            outcome: ScanOutcome = session.run(
+                scan_image(session.registry, image.path, image.reference, _platform(arguments), options, image),
+                on_event=lines.take, total=LIMITS.time_pull,
+            )  # fmt: skip
+        for warning in outcome.warnings if not arguments.quiet else ():
+            say(f"towline: warning: {warning}")
+        documents.append({"scanResults": outcome.scan_results, "analytics": outcome.analytics})
+        if _form(arguments) == "plain":
+            write_lines([f"{package.name} {package.version}" for package in outcome.inventory.packages])
+        elif _form(arguments) == "table":
+            _show_inventory(outcome)
+    if _form(arguments) == "json":
+        write_json(documents[0] if len(documents) == 1 else documents)
+    return DONE
+
+
+def _show_inventory(outcome: ScanOutcome) -> None:
+    packages = outcome.inventory.packages
+    write_table(
+        [
+            ("PACKAGE", "VERSION", "ARCH", "SOURCE"),
+            *((p.name, p.version, p.arch or "", p.source or "") for p in packages),
+        ]
+    )
+    found = outcome.inventory.os
+    read = f"{outcome.layers} layer{'s' if outcome.layers != 1 else ''}, {size(outcome.bytes_downloaded)}"
+    say(f"{found.id} {found.version_id}: {len(packages)} packages in {read}")
+
+
+def _show_listing(arguments: argparse.Namespace, listing: Listing, name: str, more: dict[str, Any]) -> int:
+    if _form(arguments) == "json":
+        write_json({**more, name: listing.items, "complete": listing.complete, "warnings": listing.warnings})
+    else:
+        write_lines(listing.items)
+    for warning in listing.warnings:
+        say(f"towline: warning: {'' if listing.complete else 'list incomplete: '}{warning}")
+    return DONE if listing.complete else NOT_SO
+
+
+# ── reading the command line ───────────────────────────────────────────────────
+def _form(arguments: argparse.Namespace) -> str:
+    form: str = arguments.output or ("table" if sys.stdout.isatty() else "plain")
+    return form
+
+
+def _reference(text: str) -> ImageReference:
+    return ImageReference.from_user(text)
+
+
+def _without_scheme(host: str) -> str:
+    return host.removeprefix("docker://").removeprefix("https://").removeprefix("http://")
+
+
+def _platform(arguments: argparse.Namespace) -> Platform:
+    if arguments.platform:
+        return Platform.parse(arguments.platform)
+    known = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "i686": "386"}
+    name = machine_platform.machine()
+    return Platform.parse(f"linux/{known.get(name, name)}")
+
+
+def _credentials(arguments: argparse.Namespace, host: str, repository: str) -> Credentials | None:
+    if arguments.anonymous:
+        return None
+    if arguments.creds_stdin:
+        return _user_and_password(sys.stdin.readline(LIMITS.registry_token).rstrip("\r\n"), "standard input")
+    if arguments.creds:
+        if ":" not in arguments.creds:
+            import getpass
+
+            return Credentials(arguments.creds, Secret(getpass.getpass(f"password of {arguments.creds}: ", sys.stderr)))
+        say("towline: warning: a password on the command line is visible to others on this machine; use --creds-stdin")
+        return _user_and_password(arguments.creds, "--creds")
+    return logins.find(logins.places(os.environ, arguments.authfile), host, repository)
+
+
+def _user_and_password(text: str, place: str) -> Credentials:
+    username, separator, password = text.partition(":")
+    if not separator or not username:
+        raise RemoteProtocolError("malformed-credentials", f"{place}: expected user:password, got something else")
+    return Credentials(username, Secret(password))
+
+
+def _duration(text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return settings.seconds(text)
+    except ValueError as error:
+        raise RemoteProtocolError("bad-request", f"--timeout: {error}") from None
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise RemoteProtocolError(
+            "bad-request", f"--allow-network: expected a network such as 10.0.0.0/8, got {text!r}"
+        ) from None
+
+
+def _resolve(text: str) -> tuple[tuple[str, int], tuple[str, int]]:
+    host, port, address, to = [*text.split(":", 3), "", "", ""][:4]
+    if not (host and port.isdecimal() and address and (not to or to.isdecimal())):
+        raise RemoteProtocolError("bad-request", f"--resolve: expected HOST:PORT:ADDR[:PORT], got {text!r}")
+    return (host, int(port)), (address, int(to or port))

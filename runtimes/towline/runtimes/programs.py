@@ -1,0 +1,121 @@
+"""The long-running programs: configuration in, signals honoured, a clean drain out."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import trio
+
+from towline.core import TowlineError
+from towline.drivers import on_trio
+from towline.runtimes import agent
+from towline.runtimes.client import serve_client
+from towline.runtimes.config import Settings, load
+from towline.runtimes.logs import Log
+from towline.runtimes.server import serve_server
+from towline.runtimes.setup import agent_config, client_config, dialer, listener, server_config, strike_secrets
+
+DONE, INTERRUPTED = 0, 130
+
+_COMMON: Final = ("log", "tls", "net")
+_SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "server": (*_COMMON, "server"),
+    "client": (*_COMMON, "client", "registry"),
+    "agent": (*_COMMON, "agent", "registry"),
+    "up": (*_COMMON, "client", "agent", "registry"),
+}
+
+Program = Callable[[anyio.Event], Awaitable[None]]
+
+
+def run_program(command: str, arguments: argparse.Namespace) -> int:
+    """Run a program until a signal stops it; return its exit code. Raises TowlineError before it is up."""
+    _harden()
+    section = "client" if command == "up" else command
+    overrides = {
+        "log.level": "debug" if arguments.verbose else None,
+        "log.format": arguments.log_format,
+        f"{section}.port": arguments.port,
+        f"{section}.bind": arguments.bind,
+    }
+    settings = load(os.environ, arguments.config, overrides, _SECTIONS[command])
+    log = Log(settings["log.level"], settings["log.format"])
+    strike_secrets(log, settings)
+    return trio.run(_run, _programs(command, settings, log), log)
+
+
+def _programs(command: str, settings: Settings, log: Log) -> list[Program]:
+    """Return what runs. Everything is read before anything starts, so that a fault stops the start."""
+    programs: list[Program] = []
+    dialing = dialer(settings, log)
+    if command == "server":
+        serving, at = server_config(settings), listener(settings, "server")
+        box, token = Path(settings["server.results"]), settings["server.results_token"]
+        programs.append(
+            lambda stop: serve_server(serving, on_trio, at, box, token=token, dialer=dialing, log=log, stop=stop)
+        )
+    if command in ("agent", "up"):
+        agents = agent_config(settings, dialing, socket.gethostname())
+        programs.append(lambda stop: agent.serve(agents, on_trio, log=log, stop=stop))
+    if command in ("client", "up"):
+        calling, here = client_config(settings), listener(settings, "client")
+        programs.append(lambda stop: serve_client(calling, on_trio, here, dialer=dialing, log=log, stop=stop))
+    return programs
+
+
+async def _run(programs: list[Program], log: Log) -> int:
+    code = DONE
+    stop = anyio.Event()
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def watch(signals: Any) -> None:
+                nonlocal code
+                async for number in signals:
+                    if stop.is_set():
+                        code = INTERRUPTED if number == signal.SIGINT else 128 + number
+                        nursery.cancel_scope.cancel()
+                        return
+                    log.say("info", "stopping", signal=signal.Signals(number).name)
+                    stop.set()
+
+            async def all_programs() -> None:
+                async with trio.open_nursery() as running:
+                    for program in programs:
+                        running.start_soon(program, stop)
+                nursery.cancel_scope.cancel()
+
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+                nursery.start_soon(all_programs)
+                await watch(signals)
+    except* TowlineError as group:
+        raise _first(group) from None
+    return code
+
+
+def _first(group: BaseExceptionGroup[TowlineError]) -> TowlineError:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, TowlineError)
+    return error
+
+
+def _harden() -> None:
+    """Keep secrets in this process: no core dump, no reading by others (security.md §4.5)."""
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if sys.platform == "linux":
+        import ctypes
+
+        pr_set_dumpable = 4
+        ctypes.CDLL(None).prctl(pr_set_dumpable, 0, 0, 0, 0)

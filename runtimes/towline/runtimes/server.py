@@ -1,0 +1,71 @@
+"""The broker server program: tunnels and callers in front, the results box behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import TaskStatus
+
+from towline.core import LIMITS, Entropy, Note, Secret
+from towline.core.broker import BrokerServer, BrokerServerConfig, CallbackArrived, Stop
+from towline.core.http import Asked
+from towline.drivers import Dialer, Listener
+from towline.runtimes.agent_config import Driver
+from towline.runtimes.logs import Log
+from towline.runtimes.results import Results, open_results
+
+
+async def serve_server(
+    config: BrokerServerConfig,
+    driver: Driver,
+    listener: Listener,
+    results: Path,
+    *,
+    log: Log,
+    stop: anyio.Event,
+    token: Secret | None = None,
+    dialer: Dialer | None = None,
+    drain_seconds: float = LIMITS.drain,
+    task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
+) -> None:
+    """Run a broker server until `stop` is set, then finish what is under way within the drain time.
+
+    `results` is the file of the results box, `token` opens it to other machines. Starts with the port.
+    Raises:  TowlineError("invalid-configuration") for a port that is taken or a file that cannot be used
+    """
+    machine = BrokerServer(config, entropy=Entropy(os.urandom(32)))
+    for warning in config.rules.warnings:
+        log.say("warning", "rule without effect", rule=warning)
+    async with (
+        open_results(results, log=log, token=token) as box,
+        driver.open_pump(machine, dialer=dialer, listeners={"broker": listener}) as pump,
+    ):
+        port = pump.ports["broker"]
+        log.say("info", "server started", address=f"{listener.host}:{port}", results=str(results))
+        task_status.started(port)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_answer_all, pump, box, log)
+            await stop.wait()
+            pump.tell(Stop(drain_seconds))
+            await pump.finished()
+            tasks.cancel_scope.cancel()
+        log.say("info", "server stopped")
+
+
+async def _answer_all(pump: Any, box: Results, log: Log) -> None:
+    async with anyio.create_task_group() as tasks:
+        async for event in pump.events:
+            if isinstance(event, CallbackArrived | Asked):
+                tasks.start_soon(_answer, pump, box, event)
+            elif isinstance(event, Note):
+                log.note(event)
+
+
+async def _answer(pump: Any, box: Results, event: CallbackArrived | Asked) -> None:
+    if isinstance(event, CallbackArrived):
+        pump.tell(await box.callback(event.exchange, event.token, event.request))
+    else:
+        pump.tell(await box.asked(event.exchange, event.request))

@@ -1,0 +1,159 @@
+"""From settings to the records the programs are made with."""
+
+from __future__ import annotations
+
+import base64
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from towline.core import RemoteProtocolError, Secret
+from towline.core.agent import decode_credentials, encode_credentials
+from towline.core.broker import (
+    DEFAULT_AGENT_RULES,
+    AcceptRules,
+    BrokerClientConfig,
+    BrokerServerConfig,
+    default_server_rules,
+)
+from towline.drivers import Dialer, Guard, Listener, TlsSettings
+from towline.runtimes.agent_config import AgentConfig
+from towline.runtimes.config import ConfigurationError, Settings
+from towline.runtimes.logs import Log
+
+_LARGEST_RULES = 1024 * 1024
+
+
+def strike_secrets(log: Log, settings: Settings) -> None:
+    """Register every secret of the configuration with the log's last net."""
+    for value in settings.values.values():
+        for secret in value if isinstance(value, tuple) else (value,):
+            if isinstance(secret, Secret):
+                log.strike(secret)
+
+
+def dialer(settings: Settings, log: Log) -> Dialer:
+    """Return how this program opens links; say aloud where certificates are not verified."""
+    insecure = set(settings["tls.insecure_hosts"])
+    if not settings["tls.verify"] and settings["registry.base"]:
+        insecure.add(settings["registry.base"].partition("/")[0].partition(":")[0])
+    if insecure:
+        log.say("warning", "certificates are not verified", hosts=", ".join(sorted(insecure)))
+    return Dialer(
+        guard=Guard(networks=settings["net.allowed_networks"]),
+        tls=TlsSettings(ca_files=settings["tls.ca_files"], insecure_hosts=frozenset(insecure)),
+    )
+
+
+def listener(settings: Settings, section: str) -> Listener:
+    """Return where a program listens. Raises ConfigurationError when half of a certificate is set."""
+    cert, key = settings[f"{section}.https_cert"], settings[f"{section}.https_key"]
+    if bool(cert) != bool(key):
+        raise ConfigurationError([f"{section}.https_cert and {section}.https_key are set together or not at all"])
+    return Listener(settings[f"{section}.bind"], settings[f"{section}.port"], cert, key)
+
+
+def rules(path: str | None) -> AcceptRules | None:
+    """Read an accept file; None without one. Raises RemoteProtocolError that names the file and the rule."""
+    if path is None:
+        return None
+    try:
+        with Path(path).open("rb") as file:
+            return AcceptRules.load(file.read(_LARGEST_RULES))
+    except OSError as error:
+        raise ConfigurationError([f"accept file {path} cannot be read ({error.strerror})"]) from None
+    except RemoteProtocolError as error:
+        raise ConfigurationError([f"{path}: {error.message}"]) from None
+
+
+def server_config(settings: Settings) -> BrokerServerConfig:
+    """Return the broker server's configuration."""
+    return BrokerServerConfig(
+        rules=rules(settings["server.accept"]) or default_server_rules(),
+        tokens=settings["server.tokens"] or None,
+        variables={name: Secret(value) for name, value in os.environ.items()},
+    )
+
+
+def agent_config(settings: Settings, dialer: Dialer, instance: str) -> AgentConfig:
+    """Return the agent's configuration."""
+    half = listener(settings, "agent")
+    credentials = credential_string(settings)
+    return AgentConfig(
+        host=half.host,
+        port=half.port,
+        workdir=settings["agent.workdir"],
+        instance=instance,
+        login=None if credentials is None else decode_credentials(credentials.reveal(), where="the CR_* variables"),
+        max_image_bytes=settings["agent.max_image_bytes"],
+        active_operations=max(1, settings["agent.active_operations"]),
+        disable_list=settings["agent.disable_list"],
+        callback_urls=settings["agent.callback_urls"],
+        callback_bytes=settings["agent.callback_max_bytes"],
+        delivery_seconds=settings["agent.delivery_ttl"],
+        allow_http=settings["agent.allow_http"],
+        realm_hosts=settings["registry.realm_hosts"],
+        https_cert=half.tls_cert,
+        https_key=half.tls_key,
+        dialer=dialer,
+    )
+
+
+def client_config(settings: Settings) -> BrokerClientConfig:
+    """Return the broker client's configuration."""
+    settings.need("client.token", "client.server_url", "client.agent_url")
+    authorizations = [settings["client.validation_authorization"]]
+    if basic := settings["client.validation_basic"]:
+        authorizations.append(Secret("Basic " + base64.b64encode(basic.reveal().encode()).decode()))
+    return BrokerClientConfig(
+        server_url=settings["client.server_url"],
+        token=settings["client.token"],
+        agent_url=settings["client.agent_url"],
+        client_url=settings["client.client_url"],
+        rules=rules(settings["client.accept"]) or DEFAULT_AGENT_RULES,
+        variables=variables(settings),
+        substitutable=settings["client.substitute"],
+        epoch=time.time() - time.monotonic(),
+        one_event_answers=settings["client.one_event_answers"],
+        polling_first=settings["client.polling_first"],
+        healthcheck_path=settings["client.healthcheck_path"],
+        systemcheck_path=settings["client.systemcheck_path"],
+        check_url=settings["client.validation_url"],
+        check_method=settings["client.validation_method"].upper(),
+        check_authorizations=tuple(secret for secret in authorizations if secret),
+        check_seconds=settings["client.validation_timeout"],
+        ping_seconds=settings["client.ping_interval"],
+        pong_seconds=settings["client.pong_timeout"],
+        connect_seconds=settings["client.connect_timeout"],
+    )
+
+
+def credential_string(settings: Settings) -> Secret | None:
+    """Return `CR_CREDENTIALS`: the one that is set, else the one that the other CR_* variables make (agent.md §3.1)."""
+    if settings["registry.credentials"] or not settings["registry.type"]:
+        found: Secret | None = settings["registry.credentials"]
+        return found
+    none = Secret("")
+    return encode_credentials(
+        settings["registry.type"],
+        username=settings["registry.username"] or "",
+        password=settings["registry.password"] or none,
+        base=settings["registry.base"],
+        token=settings["registry.token"] or none,
+        role_arn=settings["registry.role_arn"] or "",
+        region=settings["registry.region"] or "",
+        external_id=settings["registry.external_id"] or none,
+    )
+
+
+def variables(settings: Settings) -> Mapping[str, Secret]:
+    """Return what `${VAR}` in an operator's rules may stand for: the environment, as in the stock programs.
+
+    Which of it is secret only the operator knows, so all of it is.
+    """
+    known = {name: Secret(value) for name, value in os.environ.items()}
+    credentials = credential_string(settings)
+    if credentials is not None:
+        known["CR_CREDENTIALS"] = credentials
+    return known
