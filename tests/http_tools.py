@@ -26,6 +26,38 @@ from towline.core import (
 from towline.core.http import ClientConnection, Courier, RequestHead, ServerConnection
 
 
+class Owned(ServerConnection):
+    """A server connection whose owner takes its events after each call, as it must."""
+
+    def __init__(self, link: int, now: float, **settings: Any) -> None:
+        super().__init__(link, now, **settings)
+        self._taken: deque[Any] = deque()
+
+    def next(self) -> Any:
+        self._take()
+        return self._taken.popleft() if self._taken else None
+
+    def _take(self) -> None:
+        while (event := super().next()) is not None:
+            self._taken.append(event)
+
+    def received(self, data: Any, now: float) -> None:
+        super().received(data, now)
+        self._take()
+
+    def ended(self, now: float) -> None:
+        super().ended(now)
+        self._take()
+
+    def respond(self, *answer: Any, now: float) -> None:
+        super().respond(*answer, now=now)
+        self._take()
+
+    def end_body(self, *, now: float) -> None:
+        super().end_body(now=now)
+        self._take()
+
+
 def events(part: ClientConnection | ServerConnection) -> list[Any]:
     """Return a part's events so far, neighbouring body pieces joined."""
     told: list[Any] = []

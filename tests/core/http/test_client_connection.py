@@ -381,11 +381,13 @@ def test_bytes_behind_a_response_poison_the_link() -> None:
     client = asked()
     got = answer(OK + b"Content-Length: 2\r\n\r\nok" + OK + b"Content-Length: 6\r\n\r\nPOISON", client)
     assert got[1:] == [Body(b"ok"), Tail()]
-    assert client.poisoned
     assert not client.reusable
     client = ClientConnection(1)
     client.received(b"H")
-    assert client.state == "closed"
+    assert not client.idle
+    with pytest.raises(LocalProtocolError):
+        client.request("GET", "/", HOST)
+    assert (events(client), client.state) == ([], "closed")
 
 
 WIRES = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final, TypeAlias
 
 import h11
@@ -48,7 +49,7 @@ CLIENT_TABLE: Final = Table(
 
 
 class ClientConnection:
-    """The client's side of one link. The owner passes bytes in and forwards `output()` as Transmit.
+    """The client's side of one link. The owner passes bytes in, takes every `next()`, and transmits `output()`.
 
     idle      no exchange runs; `request` leaves it
     waiting   the request is on its way, no response head came
@@ -65,9 +66,10 @@ class ClientConnection:
         self.state = CLIENT_TABLE.start
         self.exchanges = 0  # requests sent on this link so far
         self.answered = False  # a byte of the current exchange's response came
-        self.poisoned = False  # bytes came that nobody asked for
         self._limits = limits
-        self._events: deque[ClientEvent] = deque()
+        self._inbox: deque[memoryview] = deque()  # bytes that came and were not read
+        self._pieces: Iterator[Data] | None = None  # the body pieces of the bytes being read
+        self._end: tuple[str, str] | None = None  # why and how the link ended, once it has; "" for an orderly end
         self._out: list[Data] = []
         self._close = False  # one of the two said that this exchange is the last
         self._interim = 0
@@ -75,7 +77,6 @@ class ClientConnection:
         self._parser: h11.Connection | None = None
         self._writer = BodyWriter(0)
         self._reader: BodyReader | None = None
-        self._leftover = b""
         self._method = ""
 
     def __repr__(self) -> str:
@@ -83,15 +84,15 @@ class ClientConnection:
 
     @property
     def idle(self) -> bool:
-        """No exchange runs and another may begin."""
-        return self.state == "idle"
+        """No exchange runs, nothing came that nobody asked for, and another may begin."""
+        return self.state == "idle" and not self._inbox and self._end is None
 
     @property
     def reusable(self) -> bool:
         """The link may carry another request, at once or once this exchange has ended."""
         if self.state in ("waiting", "reading"):
             return not self._close
-        return self.state == "idle"
+        return self.idle
 
     @property
     def left(self) -> int | None:
@@ -121,7 +122,7 @@ class ClientConnection:
         Raises:  RemoteProtocolError "bad-request" if method, target or a header cannot be written (they may come
                  from a peer), LocalProtocolError if an exchange runs; the connection is unchanged after both
         """
-        if self.state != "idle" or self._events:
+        if not self.idle:
             raise LocalProtocolError(f"expected an idle connection for a request, got one that is {self.state}")
         if (body is not None) + (length is not None) + chunked > 1:
             raise LocalProtocolError("expected one of body, length and chunked, got several")
@@ -174,105 +175,122 @@ class ClientConnection:
 
     # ── the response ───────────────────────────────────────────────────────────
     def next(self) -> ClientEvent | None:
-        """Return the response's next event: one Head, its Body pieces, one Tail; or one Broken."""
-        return self._events.popleft() if self._events else None
+        """Return the response's next event: one Head, its Body pieces, one Tail; or one Broken.
+
+        Bytes are read only as far as the event goes, so that wherever they are cut the owner stands at the same place
+        when it decides. Call it until it returns None after each fact.
+        """
+        try:
+            return self._read()
+        except Fault as fault:
+            return self._break(fault.why, "protocol-error", "fault")
 
     def received(self, data: Data) -> None:
         """Take bytes from the link."""
-        view = memoryview(data)
-        try:
-            while len(view):
-                if self.state == "waiting":
-                    self.answered = True
-                    view = self._read_head(view)
-                elif self.state == "reading":
-                    view = self._read_body(view)
-                elif self.state == "idle":
-                    self.poisoned = True
-                    self._step("bytes")
-                elif self.state == "switched":
-                    self._leftover += view
-                    return
-                else:
-                    return
-        except Fault as fault:
-            self._break(fault.why, "protocol-error", "fault")
+        if self.state != "closed" and len(data):
+            self._inbox.append(memoryview(data))
 
     def ended(self) -> None:
         """The peer will send no more."""
-        if self.state == "reading" and self._reader is not None:
-            missing = self._reader.end()
-            if missing is None:
-                self._end_exchange()
-            else:
-                self._break(f"{missing}; the peer closed", "registry-unreachable", "end")
-        elif self.state == "waiting":
-            came = "part of one" if self.answered else "nothing"
-            self._break(f"expected a response, got {came}; the peer closed", "registry-unreachable", "end")
-        elif self.state == "idle":
-            self._step("end")
+        self._end = self._end or ("", "registry-unreachable")
 
     def lost(self, why: str, kind: str = "registry-unreachable") -> None:
         """The link is gone."""
-        if self.state in ("waiting", "reading"):
-            self._break(why, kind, "end")
-        elif self.state == "idle":
-            self._step("end")
+        self._end = (why, kind)
 
     def upgrade(self) -> bytes:
         """Return the bytes that came after a 101; the link is the caller's from here on."""
         if self.state != "switched":
             raise LocalProtocolError(f"expected a connection that switched, got one that is {self.state}")
-        leftover, self._leftover = self._leftover, b""
+        leftover = b"".join(self._inbox)
+        self._inbox.clear()
         return leftover
 
-    def _read_head(self, view: memoryview) -> memoryview:
+    def _read(self) -> ClientEvent | None:
+        while self.state not in ("closed", "switched"):
+            if self._pieces is not None:
+                piece = next(self._pieces, None)
+                if piece is not None:
+                    return Body(piece)
+                self._pieces = None
+                self._put_back(self._reader.surplus if self._reader else memoryview(b""))
+            if self.state == "reading" and self._reader is not None and self._reader.done:
+                return self._end_exchange()
+            if not self._inbox:
+                return self._read_end()
+            view = self._inbox.popleft()
+            if self.state == "waiting":
+                self.answered = True
+                head = self._read_head(view)
+                if head is not None:
+                    return head
+            elif self._reader is not None and self.state == "reading":
+                self._pieces = self._reader.feed(view)
+            else:
+                self._step("bytes")
+        if self.state == "closed":
+            self._inbox.clear()
+        return None
+
+    def _read_head(self, view: memoryview) -> Head | None:
         assert self._head is not None
         assert self._parser is not None
-        raw, view = self._head.feed(view)
+        raw, rest = self._head.feed(view)
+        self._put_back(rest)
         if raw is None:
-            return view
+            return None
         event = parse_head(self._parser, raw)
         assert not isinstance(event, h11.Request)
         if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
             self._interim += 1
             if self._interim > self._limits.http_interim:
                 raise Fault(400, f"expected a response after {self._limits.http_interim} interim ones, got another")
-            return view
+            return None
         head = fields(event)
         status = event.status_code
         if status == 101:
-            self._events.append(Head(101, head.headers))
             self._step("switch")
-            return view
+            return Head(101, head.headers)
         if self._method == "HEAD" or status in (204, 304):
             self._reader = CountedBody(0)
         else:
             self._reader = body_reader(self._parser, head, self._limits, response=True)
         self._close = self._close or head.closes
-        self._events.append(Head(status, head.headers))
         self._step("head")
-        if self._reader.done:
-            self._end_exchange()
-        return view
+        return Head(status, head.headers)
 
-    def _read_body(self, view: memoryview) -> memoryview:
+    def _read_end(self) -> ClientEvent | None:
+        if self._end is None:
+            return None
+        why, kind = self._end
+        if self.state == "idle":
+            self._step("end")
+            return None
+        if self.state == "waiting":
+            came = "part of one" if self.answered else "nothing"
+            return self._break(why or f"expected a response, got {came}; the peer closed", kind, "end")
         assert self._reader is not None
-        for piece in self._reader.feed(view):
-            self._events.append(Body(piece))
-        if self._reader.done:
-            self._end_exchange()
-        return self._reader.surplus
+        if not why:
+            missing = self._reader.end()
+            if missing is None:
+                return self._end_exchange()
+            why = f"{missing}; the peer closed"
+        return self._break(why, kind, "end")
 
-    def _end_exchange(self) -> None:
-        self._events.append(Tail())
-        assert self._reader is not None
+    def _end_exchange(self) -> Tail:
         last = self._close or not self._writer.done or isinstance(self._reader, BodyToTheEnd)
         self._step("last tail" if last else "reusable tail")
+        return Tail()
 
-    def _break(self, why: str, kind: str, fed: str) -> None:
-        self._events.append(Broken(why, kind))
+    def _break(self, why: str, kind: str, fed: str) -> Broken:
         self._step(fed)
+        self._pieces = None
+        self._inbox.clear()
+        return Broken(why, kind)
+
+    def _put_back(self, rest: memoryview) -> None:
+        if len(rest):
+            self._inbox.appendleft(rest)
 
     def _step(self, fed: str) -> None:
         self.state = CLIENT_TABLE.next(self.state, fed)

@@ -96,7 +96,7 @@ class Courier(Generic[T]):
         elif isinstance(fact, Proved | Refused):
             self._take_verdict(fact)
         self._run(now)
-        if self._pool.sweep(now):
+        while not self._over and self._pool.advance(now):
             self._run(now)
 
     def poll(self) -> Any:

@@ -129,17 +129,14 @@ class Face:
     def handle(self, fact: WireFact | FaceCommand, now: Instant) -> None:
         if self._over:
             return
-        for caller in list(self._callers.values()):
-            due = caller.connection.deadline()
-            if due is not None and now >= due:
-                caller.connection.wake(now)
-                self._settle(caller, now)
+        if isinstance(fact, Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut):
+            self._answer(fact, now)  # alone: if it breaks the law, nothing has changed
+        else:
+            self._wake(now)
         if isinstance(fact, Accepted):
             self._accept(fact, now)
         elif isinstance(fact, Received | Ended | Lost):
             self._from_link(fact, now)
-        elif isinstance(fact, Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut):
-            self._answer(fact, now)
         elif isinstance(fact, Drain):
             self._draining = True
             for caller in list(self._callers.values()):
@@ -157,6 +154,13 @@ class Face:
         return min((at for at in due if at is not None), default=None)
 
     # ── links ──────────────────────────────────────────────────────────────────
+    def _wake(self, now: Instant) -> None:
+        for caller in list(self._callers.values()):
+            due = caller.connection.deadline()
+            if due is not None and now >= due:
+                caller.connection.wake(now)
+                self._settle(caller, now)
+
     def _accept(self, fact: Accepted, now: Instant) -> None:
         if self._draining:
             self._wishes.append(Close(fact.link))

@@ -78,9 +78,10 @@ class HeadReader:
             raise Fault(400, "expected a request line, got something else")
 
     def _check_lines(self, head: bytes) -> None:
-        lines = head.split(b"\n")[:-2]
-        if len(lines) - 1 > self._limits.http_headers:
-            raise Fault(431, f"expected at most {self._limits.http_headers} header fields, got {len(lines) - 1}")
+        lines = head.split(b"\n")[:-1]
+        count = len(lines) - 2  # the first line is not one, nor is the blank one at the end
+        if count > self._limits.http_headers:
+            raise Fault(431, f"expected at most {self._limits.http_headers} header fields, got {count}")
         for line in lines:
             if len(line) > self._limits.http_line:
                 raise Fault(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final, TypeAlias
 
-from towline.core._contract import Data, Instant
+from towline.core._contract import Instant
 from towline.core._limits import Limits
 from towline.core._script import Body, Broken, Head, HeaderList, Request, Tail
 from towline.core._table import Table
@@ -151,7 +151,9 @@ class Pool:
         self._slots: dict[int, _Slot] = {}
         self._idle: dict[PoolKey, list[_Slot]] = {}  # the last used at the end: it is the likeliest to be alive
         self._waiting: dict[PoolKey, deque[Exchange]] = {}
-        self._poisoned: list[_Slot] = []  # to be dropped when the scripts have had their answer
+        self._reading: tuple[_Slot, Close | Drop | None] | None = (
+            None  # whom the last fact was about, and how it may end
+        )
 
     def owns(self, link: int) -> bool:
         """True if this is an open link of the pool."""
@@ -186,7 +188,8 @@ class Pool:
         """
         idle = self._idle.get(key, [])
         for slot in reversed(idle):
-            if slot.answered_at is None or slot.answered_at < now or not self._has_room(key):
+            rested = slot.answered_at is None or slot.answered_at < now or not self._has_room(key)
+            if rested and slot.connection.idle:
                 idle.remove(slot)
                 return slot
         return None
@@ -224,26 +227,74 @@ class Pool:
 
     # ── facts ──────────────────────────────────────────────────────────────────
     def handle(self, fact: Opened | Received | Ended | Lost, now: Instant) -> None:
-        """Take a fact about a link; one about a link that is gone already is late and says nothing."""
+        """Take a fact about a link; one about a link that is gone already is late and says nothing.
+
+        What came of it is told by `advance`, event by event.
+        """
         slot = self._slots.get(fact.link)
         if slot is None:
             return
-        if isinstance(fact, Received):
-            self._received(slot, fact.data, now)
-        elif isinstance(fact, Opened):
-            if slot.state == "opening":
+        if slot.state == "opening":
+            if isinstance(fact, Opened):
                 slot.step("opened")
                 self._free(slot, now)
+            elif isinstance(fact, Lost):
+                if slot.exchange is not None:
+                    slot.exchange.break_off(fact.why, fact.kind, now, sent=False)
+                self._remove(slot, None, now)
+        elif isinstance(fact, Received):
+            slot.connection.received(fact.data)
+            self._reading = slot, Drop(slot.number)
         elif isinstance(fact, Ended):
             slot.connection.ended()
-            self._take_events(slot, now, Close(slot.number))
-        elif slot.state == "opening":
-            if slot.exchange is not None:
-                slot.exchange.break_off(fact.why, fact.kind, now, sent=False)
-            self._remove(slot, None, now)
-        else:
+            self._reading = slot, Close(slot.number)
+        elif isinstance(fact, Lost):
             slot.connection.lost(fact.why, fact.kind)
-            self._take_events(slot, now, None)
+            self._reading = slot, None
+
+    def advance(self, now: Instant) -> bool:
+        """Take the next event of the link that the last fact was about; return whether there was any.
+
+        Between two events the scripts have their say, so that it does not matter how many came with one fact.
+        """
+        if self._reading is None:
+            return False
+        slot, ending = self._reading
+        event = slot.connection.next() if slot.state != "closed" else None
+        if event is None:
+            self._reading = None
+            if slot.state != "closed" and slot.connection.state in ("closed", "switched"):
+                self._remove(slot, ending, now)
+                return True
+            return False
+        exchange = slot.exchange
+        if isinstance(event, Broken):
+            if exchange is not None and self._stale(slot, exchange):
+                exchange.sent_again = True
+                self._remove(slot, ending, now, keep_room=True)
+                self._open(exchange, now)
+                return True
+            if exchange is not None:
+                exchange.break_off(event.why, event.kind, now)
+            self._remove(slot, ending, now)
+            return True
+        if exchange is not None:
+            if isinstance(event, Head):
+                slot.until = None
+            exchange.put(event, now)
+            if exchange.unread > self._limits.tunnel_buffer:
+                why = f"expected the body to be read, got more than {self._limits.tunnel_buffer} bytes of it unread"
+                exchange.break_off(why, "too-busy", now)
+                self._remove(slot, Drop(slot.number), now)
+        if isinstance(event, Tail) and slot.state != "closed":
+            if slot.connection.state == "idle":
+                slot.step("answered")
+                slot.exchange = None
+                slot.answered_at = now
+                self._free(slot, now)
+            else:
+                self._remove(slot, Close(slot.number) if ending is not None else None, now)
+        return True
 
     def wake(self, now: Instant) -> None:
         """Act on every deadline that has come."""
@@ -267,64 +318,11 @@ class Pool:
                 exchange.break_off(why, "timeout", now, sent=slot.state != "opening")
             self._remove(slot, Drop(slot.number), now)
 
-    def sweep(self, now: Instant) -> bool:
-        """Drop the links on which more came than was asked for; return whether there were any."""
-        poisoned, self._poisoned = self._poisoned, []
-        for slot in poisoned:
-            if slot.state == "idle":
-                self._remove(slot, Drop(slot.number), now)
-        return bool(poisoned)
-
     def deadline(self) -> Instant | None:
         """The next instant at which `wake` has something to do."""
         return min((due for slot in self._slots.values() if (due := slot.deadline()) is not None), default=None)
 
     # ── inside ─────────────────────────────────────────────────────────────────
-    def _received(self, slot: _Slot, data: Data, now: Instant) -> None:
-        if slot.state == "opening":
-            return
-        slot.connection.received(data)
-        self._take_events(slot, now, Drop(slot.number))
-
-    def _take_events(self, slot: _Slot, now: Instant, ending: Close | Drop | None) -> None:
-        """Hand a connection's events to its exchange, then say what becomes of the link.
-
-        `ending` is the wish for a link that is over because of this fact, None if it is gone by itself.
-        """
-        exchange, connection = slot.exchange, slot.connection
-        whole = False
-        while (event := connection.next()) is not None:
-            whole = isinstance(event, Tail)
-            if exchange is None:
-                continue
-            if isinstance(event, Broken):
-                if self._stale(slot, exchange):
-                    self._remove(slot, ending, now, keep_room=True)
-                    exchange.sent_again = True
-                    self._open(exchange, now)
-                    return
-                exchange.break_off(event.why, event.kind, now)
-                continue
-            if isinstance(event, Head):
-                slot.until = None
-            exchange.put(event, now)
-            if exchange.unread > self._limits.tunnel_buffer:
-                why = f"expected the body to be read, got more than {self._limits.tunnel_buffer} bytes of it unread"
-                exchange.break_off(why, "too-busy", now)
-                self._remove(slot, Drop(slot.number), now)
-                return
-        if slot.state in ("busy", "emptying") and (connection.idle or (whole and connection.poisoned)):
-            slot.step("answered")
-            slot.exchange = None
-            slot.answered_at = now
-            if connection.idle:
-                self._free(slot, now)
-            else:
-                self._poisoned.append(slot)
-        elif connection.state in ("closed", "switched"):
-            # After a whole response the queue is empty: an orderly close, not a reset.
-            self._remove(slot, Close(slot.number) if whole and ending is not None else ending, now)
-
     def _stale(self, slot: _Slot, exchange: Exchange) -> bool:
         """True if a kept link died before it answered anything, so that asking again is safe."""
         kept = slot.connection.exchanges > 1 and not slot.connection.answered
@@ -360,7 +358,7 @@ class Pool:
             self._wishes.append(Transmit(slot.number, data))
 
     def _remove(self, slot: _Slot, ending: Close | Drop | None, now: Instant, *, keep_room: bool = False) -> None:
-        if slot in self._idle.get(slot.key, ()):
+        if slot.state == "idle":
             self._idle[slot.key].remove(slot)
         slot.step("gone")
         slot.exchange = None

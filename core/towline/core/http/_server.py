@@ -74,7 +74,7 @@ SERVER_TABLE: Final = Table(
 
 
 class ServerConnection:
-    """The server's side of one link. The owner passes bytes in and executes `wishes()`.
+    """The server's side of one link. The owner passes bytes in, takes every `next()`, and executes `wishes()`.
 
     idle       no request; a head may be on its way
     asked      a request's head was handed out, no answer began; body bytes may be owed
@@ -107,7 +107,10 @@ class ServerConnection:
         self._keep_alive = limits.time_keep_alive if keep_alive is None else keep_alive
         self._silence = silence
         self._until: Instant | None = now + limits.time_head
+        self._now = now  # of the last fact
         self._events: deque[ServerEvent] = deque()
+        self._inbox: deque[memoryview] = deque()  # bytes that came and were not read
+        self._pieces: Iterator[Data] | None = None  # the body pieces of the bytes being read
         self._out: list[Data] = []
         self._ending: Shut | Close | Drop | None = None
         self._parser = self._new_parser()
@@ -118,9 +121,11 @@ class ServerConnection:
         self._version = "1.1"
         self._bodiless = False  # the answer has no body, whatever its headers say
         self._last = False  # this exchange is the last on this link
-        self._expects = False  # the peer waits for 100 before it sends its body
+        self._expects = False  # the peer asked for a 100 and has none
+        self._begun = False  # bytes of the request's body came
         self._held = bytearray()  # what came behind the request that is being answered
         self._peer_ended = False
+        self._end_told = True  # False while the end of the peer's bytes was not acted on
         self._dropped = 0  # bytes thrown away since the answer was complete
 
     def __repr__(self) -> str:
@@ -134,7 +139,7 @@ class ServerConnection:
     @property
     def idle(self) -> bool:
         """No request is being received or answered."""
-        return self.state == "idle" and not len(self._head)
+        return self.state == "idle" and not len(self._head) and not self._inbox and not self._held
 
     @property
     def answerable(self) -> bool:
@@ -152,33 +157,17 @@ class ServerConnection:
     # ── facts ──────────────────────────────────────────────────────────────────
     def received(self, data: Data, now: Instant) -> None:
         """Take bytes from the link."""
-        view = memoryview(data)
-        while len(view):
-            if self.state == "idle":
-                if not len(self._head):
-                    self._until = now + self._limits.time_head
-                view = self._read_head(view, now)
-            elif self.state in ("asked", "answering", "emptying") and self._reader is not None:
-                view = self._read_body(view, now)
-            elif self.state in ("asked", "answering"):
-                self._hold(view)
-                return
-            elif self.state == "lingering":
-                self._throw_away(len(view), now)
-                return
-            else:
-                return
+        self._now = now
+        if self.state == "lingering":
+            self._throw_away(len(data))
+        elif self.state != "closed" and len(data):
+            self._inbox.append(memoryview(data))
 
     def ended(self, now: Instant) -> None:
         """The peer will send no more. It may still read: an answer under way is completed."""
+        self._now = now
         self._peer_ended = True
-        if self.state == "idle":
-            self._finish("end", Close(self.link))
-        elif self.state in ("emptying", "lingering"):
-            self._finish("last", Close(self.link))
-        elif self.state in ("asked", "answering") and self._reader is not None:
-            self._events.append(Broken(f"{self._reader.end()}; the peer closed", "protocol-error"))
-            self._finish("cut", Drop(self.link))
+        self._end_told = False
 
     def lost(self, why: str) -> None:
         """The link is gone."""
@@ -186,18 +175,20 @@ class ServerConnection:
             self._events.append(Broken(why, "protocol-error"))
         if self.state not in ("closed", "switched"):
             self.state = "closed"
+        self._forget_bytes()
         self._out.clear()
         self._ending = None
         self._until = None
 
     def wake(self, now: Instant) -> None:
         """The deadline came, if it did: close a link that is quiet or slow."""
+        self._now = now
         if self._until is None or now < self._until:
             return
         if self.state == "idle" and not len(self._head):
             self._finish("end", Close(self.link))
         elif self.state == "idle" or (self.state == "asked" and self._reader is not None):
-            self._refuse(Fault(408, "expected the request sooner"), now)
+            self._refuse(Fault(408, "expected the request sooner"))
         elif self.state == "answering":
             self._events.append(Broken("expected the rest of the request's body sooner", "timeout"))
             self._finish("cut", Drop(self.link))
@@ -206,17 +197,49 @@ class ServerConnection:
 
     def drain(self, now: Instant) -> None:
         """Take no further request: an idle link closes at once, another after its answer."""
+        self._now = now
         self.draining = True
         if self.idle:
             self._finish("end", Close(self.link))
 
     def next(self) -> ServerEvent | None:
-        """Return the next event: a RequestHead, its Body pieces, a Tail; or a Broken, the last one of its request."""
-        return self._events.popleft() if self._events else None
+        """Return the next event: a RequestHead, its Body pieces, a Tail; or a Broken, the last one of its request.
+
+        Bytes are read only as far as the event goes, so that wherever they are cut the owner stands at the same place
+        when it decides. Call it until it returns None after each fact and each complete answer.
+        """
+        while True:
+            if self._events:
+                return self._events.popleft()
+            if self._pieces is not None:
+                try:
+                    piece = next(self._pieces, None)
+                except Fault as fault:
+                    self._refuse(fault)
+                    continue
+                if piece is None:
+                    self._pieces = None
+                    self._body_was_read()
+                elif self.state != "emptying":
+                    return Body(piece)
+                else:
+                    self._dropped += len(piece)
+                    if self._dropped > self._limits.http_drain:
+                        self._finish("last", Close(self.link))
+            elif self.state == "idle" and self._held:
+                self._inbox.appendleft(memoryview(bytes(self._held)))
+                self._held.clear()
+            elif self._inbox:
+                self._read(self._inbox.popleft())
+            elif not self._end_told:
+                self._end_told = True
+                self._read_end()
+            else:
+                return None
 
     # ── the answer ─────────────────────────────────────────────────────────────
     def want_body(self) -> None:
-        """The request's body is welcome: tell a peer that waits for a 100."""
+        """The request's body is welcome: tell a peer that asked for a 100, also one that did not wait for it."""
         if self._expects and self.state == "asked":
             self._out.append(
                 self._parser.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
@@ -240,6 +263,7 @@ class ServerConnection:
         if not 200 <= status <= 999:
             raise LocalProtocolError(f"expected a final status, got {status}")
         self._write_head(status, headers, length)
+        self._now = now
         self._step("answer head")
 
     def send_body(self, data: Data) -> None:
@@ -272,7 +296,8 @@ class ServerConnection:
             raise LocalProtocolError(f"expected a whole request without an answer, got {self.state}")
         self._step("upgrade")
         self._until = None
-        held, self._held = bytes(self._held), bytearray()
+        held = bytes(self._held) + b"".join(self._inbox)
+        self._forget_bytes()
         return held
 
     def output(self) -> list[Data]:
@@ -292,11 +317,25 @@ class ServerConnection:
     def _new_parser(self) -> h11.Connection:
         return h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.http_trailers)
 
-    def _read_head(self, view: memoryview, now: Instant) -> memoryview:
+    def _read(self, view: memoryview) -> None:
+        if self.state == "idle":
+            self._read_head(view)
+        elif self._reader is not None and self.state in ("asked", "answering", "emptying"):
+            self._begun = True
+            self._pieces = self._reader.feed(view)
+        elif self.state in ("asked", "answering"):
+            self._hold(view)
+        elif self.state == "lingering":
+            self._throw_away(len(view))
+
+    def _read_head(self, view: memoryview) -> None:
+        if not len(self._head):
+            self._until = self._now + self._limits.time_head
         try:
-            raw, view = self._head.feed(view)
+            raw, rest = self._head.feed(view)
+            self._put_back(rest)
             if raw is None:
-                return view
+                return
             event = parse_head(self._parser, raw)
             assert isinstance(event, h11.Request)
             head = fields(event)
@@ -305,17 +344,29 @@ class ServerConnection:
                 raise Fault(405, "expected a method other than CONNECT, got it")
             if not target.startswith("/") and (target, method) != ("*", "OPTIONS"):
                 raise Fault(400, "expected a target that begins with /, got another form")
-            self._begin(head, method, now)
         except Fault as fault:
-            self._refuse(fault, now)
-            return memoryview(b"")
+            self._refuse(fault)
+            return
+        self._begin(head, method)
         self._step("head")
         self._events.append(RequestHead(head.headers, method, target, head.version))
         if self._reader is None:
             self._events.append(Tail())
-        return view
 
-    def _begin(self, head: HeadFields, method: str, now: Instant) -> None:
+    def _read_end(self) -> None:
+        if self.state == "idle":
+            self._finish("end", Close(self.link))
+        elif self.state in ("emptying", "lingering"):
+            self._finish("last", Close(self.link))
+        elif self.state in ("asked", "answering") and self._reader is not None:
+            self._events.append(Broken(f"{self._reader.end()}; the peer closed", "protocol-error"))
+            self._finish("cut", Drop(self.link))
+
+    def _put_back(self, rest: memoryview) -> None:
+        if len(rest):
+            self._inbox.appendleft(rest)
+
+    def _begin(self, head: HeadFields, method: str) -> None:
         reader = body_reader(self._parser, head, self._limits, response=False)
         self._reader = None if reader.done else reader
         self._writer = None
@@ -324,34 +375,23 @@ class ServerConnection:
         self._last = head.closes or self.draining
         expects = head.version == "1.1" and "100-continue" in members(head.all("expect"))
         self._expects = expects and self._reader is not None
-        self._until = now + self._silence if self._silence is not None and self._reader is not None else None
+        self._begun = False
+        self._until = self._now + self._silence if self._silence is not None and self._reader is not None else None
 
-    def _read_body(self, view: memoryview, now: Instant) -> memoryview:
+    def _body_was_read(self) -> None:
+        """Bytes of the request's body were read to their end: is it the body's?"""
         assert self._reader is not None
-        self._expects = False
-        try:
-            for piece in self._reader.feed(view):
-                if self.state == "emptying":
-                    self._dropped += len(piece)
-                else:
-                    self._events.append(Body(piece))
-        except Fault as fault:
-            self._refuse(fault, now)
-            return memoryview(b"")
-        surplus = self._reader.surplus
-        if self._reader.done:
-            self._reader = None
-            self._until = None
-            if self.state == "emptying":
-                self._after_answer(now)
-            else:
-                self._events.append(Tail())
-        elif self.state == "emptying":
-            if self._dropped > self._limits.http_drain:
-                self._finish("last", Close(self.link))
-        elif self._silence is not None:
-            self._until = now + self._silence
-        return surplus
+        if not self._reader.done:
+            if self.state != "emptying" and self._silence is not None:
+                self._until = self._now + self._silence
+            return
+        self._put_back(self._reader.surplus)
+        self._reader = None
+        self._until = None
+        if self.state == "emptying":
+            self._after_answer()
+        else:
+            self._events.append(Tail())
 
     def _hold(self, view: memoryview) -> None:
         if len(self._held) + len(view) > self._limits.http_pipeline:
@@ -363,36 +403,32 @@ class ServerConnection:
     def _answered(self, now: Instant) -> None:
         """The answer is complete: go on to the next request, empty this one, or end."""
         assert self._writer is not None
-        to_the_end = self._writer.to_the_end
+        self._now = now
         self._out.extend(self._writer.end())
         self._step("answered")
         if self._reader is None:
-            if to_the_end:
-                self._finish("last", Close(self.link))
-                return
-            self._after_answer(now)
+            self._after_answer()
             return
         # The peer is still sending. A little more is read for the sake of the link; otherwise the peer is told to
         # stop by an answer it can read, which a reset would take from it.
         left = self._reader.left
-        if self._last or to_the_end or self._expects or left is None or left > self._limits.http_drain:
-            self._linger("linger", now)
+        waits = self._expects and not self._begun  # it may send a body now, or another request: nobody can tell
+        if self._last or waits or left is None or left > self._limits.http_drain:
+            self._linger("linger")
             return
         self._dropped = 0
         self._until = now + self._limits.time_silence
 
-    def _after_answer(self, now: Instant) -> None:
-        if self._last or self.draining or self._peer_ended:
+    def _after_answer(self) -> None:
+        if self._last or self.draining:
             self._finish("last", Close(self.link))
             return
         self._step("next")
         self._parser = self._new_parser()
-        self._until = now + self._keep_alive
-        held, self._held = self._held, bytearray()
-        if held:
-            self.received(bytes(held), now)
+        self._until = self._now + self._keep_alive
+        self._end_told = not self._peer_ended
 
-    def _refuse(self, fault: Fault, now: Instant) -> None:
+    def _refuse(self, fault: Fault) -> None:
         """Answer the peer's fault, if no answer has begun, and take nothing more from it."""
         if self.state == "emptying":
             self._finish("last", Close(self.link))
@@ -410,20 +446,19 @@ class ServerConnection:
         self._write_head(fault.status, (("Content-Type", "application/json"),), len(body))
         if not self._bodiless:
             self._out.append(body)
-        self._reader = None
-        self._linger("fault", now)
+        self._linger("fault")
 
-    def _linger(self, fed: str, now: Instant) -> None:
+    def _linger(self, fed: str) -> None:
         self._step(fed)
         if self._peer_ended:
             self._finish("last", Close(self.link))
             return
         self._ending = Shut(self.link)
         self._dropped = 0
-        self._held.clear()
-        self._until = now + self._limits.time_linger
+        self._forget_bytes()
+        self._until = self._now + self._limits.time_linger
 
-    def _throw_away(self, size: int, now: Instant) -> None:
+    def _throw_away(self, size: int) -> None:
         self._dropped += size
         if self._dropped > self._limits.http_request_body:
             self._finish("last", Close(self.link))
@@ -449,7 +484,12 @@ class ServerConnection:
         self._step(fed)
         self._ending = ending
         self._until = None
+        self._forget_bytes()
+
+    def _forget_bytes(self) -> None:
+        self._inbox.clear()
         self._held.clear()
+        self._pieces = None
         self._reader = None
 
     def _step(self, fed: str) -> None:
