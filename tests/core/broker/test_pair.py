@@ -383,7 +383,8 @@ def test_whatever_the_schedule_every_caller_gets_what_the_upstream_said(data: st
 
     def cut(size: int) -> int:
         state["cut"] += 1
-        return cuts[state["cut"] % len(cuts)] if size > 4096 else max(1, min(size, cuts[state["cut"] % len(cuts)]))
+        # Large deliveries are cut into some dozens of pieces at most, so that the test ends.
+        return max(cuts[state["cut"] % len(cuts)], size // 24)
 
     def pick(count: int) -> int:
         state["pick"] += 1
@@ -396,7 +397,7 @@ def test_whatever_the_schedule_every_caller_gets_what_the_upstream_said(data: st
         return 200, headers, [content]
 
     brokers = Brokers(answer, world=World(cut, pick), client={"one_event_answers": data.draw(st.booleans())})
-    sizes = data.draw(st.lists(st.integers(0, 100_000), min_size=1, max_size=5))
+    sizes = data.draw(st.lists(st.integers(0, 60_000), min_size=1, max_size=4))
     asked = [(size, brokers.relay(f"/bytes/{size}", run=0.0)) for size in sizes]
     called = [brokers.ask("/api/x", "POST", port=CLIENT, body=bytes([at]) * at, run=0.0) for at in range(3)]
     brokers.world.run(5.0)

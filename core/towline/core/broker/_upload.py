@@ -42,6 +42,8 @@ class _Wire(msgspec.Struct):
 
 
 _DECODER: Final = msgspec.json.Decoder(_Wire)
+# A text cut inside a character is a ValueError, all else that is no head a MsgspecError.
+_NOT_JSON: Final = (msgspec.MsgspecError, ValueError, RecursionError)
 
 
 def encode_upload_head(
@@ -64,7 +66,7 @@ def parse_answer_head(document: object, limits: Limits = LIMITS) -> UploadHead:
     """
     try:
         return _checked(msgspec.convert(document, _Wire), limits)
-    except (msgspec.ValidationError, RecursionError) as error:
+    except _NOT_JSON as error:
         raise _malformed(str(error)[:200]) from None
 
 
@@ -108,7 +110,7 @@ class UploadDecoder:
         if self._scanned == _PREFIX:
             try:
                 return self._found(end)
-            except (msgspec.DecodeError, RecursionError):
+            except _NOT_JSON:
                 pass
         balanced = self._balanced()
         if balanced is None:
@@ -117,7 +119,7 @@ class UploadDecoder:
             return b""
         try:
             return self._found(balanced)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except _NOT_JSON as error:
             raise _malformed(str(error)[:200]) from None
 
     def end(self) -> None:
