@@ -164,11 +164,13 @@ class OutboxPump:
             await self._store.do(lambda store: store.resize(entry.seq, size))
             return _Pause(0.0)
         if isinstance(verdict, Refusal):
-            return await self._refuse(entry, message, f"{verdict.why}: {verdict.hint}")
+            await self._refuse(entry, message, f"{verdict.why}: {verdict.hint}")
+            return None
         pause = backoff(attempt, self._entropy, verdict.after)
         if entry.waited + took + pause > self._config.delivery_seconds:
             days = self._config.delivery_seconds / 86400
-            return await self._refuse(entry, message, f"not taken in {days:g} days; last: {verdict.why}")
+            await self._refuse(entry, message, f"not taken in {days:g} days; last: {verdict.why}")
+            return None
         await self._store.do(lambda store: store.tried(entry.seq, took + pause))
         if attempt in (1, 2, 4) or attempt % 8 == 0:
             self._log.say(

@@ -262,7 +262,8 @@ def test_smaller() -> None:
 def test_retry_after() -> None:
     assert verdict(503, (("retry-after", "7"),)) == Again("answer 503", 7.0)
     assert verdict(503, (("retry-after", "Thu, 01 Jan 1970 00:17:00 GMT"),)) == Again("answer 503", 20.0)
-    assert verdict(503, (("retry-after", "soon"),)) == Again("answer 503", None)
+    for odd in ("soon", "Thu, 01 Xyz 1970 00:17:00 GMT", "-1", "1" * 30, "1e9"):
+        assert verdict(503, (("retry-after", odd),)) == Again("answer 503", None)
 
 
 def test_backoff_doubles_to_five_minutes() -> None:
