@@ -134,19 +134,14 @@ class HostRoot:
                         self.host.handle(Received(wish.link, leftover), now)
                 else:
                     self._wishes.append(wish)
+            before = self._taken
             for link, connection in list(self._links.items()):
+                self._http(connection, Wake(), now)  # an answer lets a connection go on to what came behind it
                 self._wishes.extend(connection.wishes())
                 if connection.closed:
                     del self._links[link]
-            if not self._pull(now):
+            if self._taken == before:
                 return
-
-    def _pull(self, now: float) -> bool:
-        """Read on where an answer let a connection go on to its next request."""
-        before = self._taken
-        for connection in list(self._links.values()):
-            self._http(connection, Wake(), now)
-        return self._taken != before
 
     def _host_wishes(self) -> Iterator[Any]:
         while (wish := self.host.poll()) is not None:

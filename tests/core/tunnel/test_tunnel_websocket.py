@@ -18,6 +18,7 @@ from towline.core.tunnel._websocket import (
     PONG,
     TEXT,
     Binary,
+    FrameEvent,
     PeerClosed,
     Text,
     Violated,
@@ -36,6 +37,10 @@ def server(limits: Limits = LIMITS, message: int | None = None) -> WebSocket:
 
 def client(limits: Limits = LIMITS) -> WebSocket:
     return WebSocket("client", entropy=Entropy(b"c" * 16), limits=limits)
+
+
+def take(socket: WebSocket, data: bytes, now: float = 0.0) -> list[FrameEvent]:
+    return list(socket.receive(data, now))
 
 
 def part(opcode: int, payload: bytes, *, fin: bool = True, mask: bytes | None = MASK) -> bytes:
@@ -76,7 +81,7 @@ def test_messages_arrive_whole_however_cut(texts: list[str], cuts: list[int]) ->
     at = turn = 0
     while at < len(wire):
         size = cuts[turn % len(cuts)]
-        got += receiver.receive(wire[at : at + size], 0.0)
+        got += take(receiver, wire[at : at + size])
         at, turn = at + size, turn + 1
     assert got == [Text(text.encode()) for text in texts]
 
@@ -93,7 +98,8 @@ def test_a_clients_masks_differ_and_come_from_the_entropy() -> None:
 
 def test_fragments_become_one_message_with_pings_between() -> None:
     socket = server()
-    events = socket.receive(
+    events = take(
+        socket,
         part(TEXT, b"4ab", fin=False)
         + part(PING, b"x")
         + part(0, "ü".encode()[:1], fin=False)
@@ -105,7 +111,7 @@ def test_fragments_become_one_message_with_pings_between() -> None:
 
 
 def test_a_binary_message_is_told_apart() -> None:
-    assert server().receive(part(2, b"\xff\x00"), 0.0) == [Binary(b"\xff\x00")]
+    assert take(server(), part(2, b"\xff\x00")) == [Binary(b"\xff\x00")]
 
 
 @pytest.mark.parametrize(
@@ -133,17 +139,17 @@ def test_a_binary_message_is_told_apart() -> None:
 def test_a_broken_peer_gets_the_fitting_code(wire: bytes, code: int) -> None:
     for pieces in ([wire], [wire[at : at + 1] for at in range(len(wire))]):
         socket = server()
-        events = [event for piece in pieces for event in socket.receive(piece, 0.0)]
+        events = [event for piece in pieces for event in take(socket, piece)]
         assert isinstance(events[-1], Violated)
         assert events[-1].code == code
         assert socket.output() == [frame(CLOSE, code.to_bytes(2, "big"))]
-        assert socket.receive(part(TEXT, b"late"), 0.0) == []
+        assert take(socket, part(TEXT, b"late")) == []
         socket.send_text(b"late")
         assert socket.output() == []
 
 
 def test_a_masked_frame_from_a_server() -> None:
-    (event,) = client().receive(part(TEXT, b"4"), 0.0)
+    (event,) = take(client(), part(TEXT, b"4"))
     assert isinstance(event, Violated)
     assert event.code == 1002
 
@@ -151,7 +157,7 @@ def test_a_masked_frame_from_a_server() -> None:
 @pytest.mark.parametrize(("payload", "code"), [(b"", None), (b"\x03\xe8", 1000), (b"\x0b\xb8bye", 3000)])
 def test_a_close_is_answered_with_its_code(payload: bytes, code: int | None) -> None:
     socket = server()
-    assert socket.receive(part(CLOSE, payload), 0.0) == [PeerClosed(code)]
+    assert take(socket, part(CLOSE, payload)) == [PeerClosed(code)]
     assert socket.output() == [frame(CLOSE, payload[:2])]
 
 
@@ -161,13 +167,13 @@ def test_a_close_of_ours_is_the_last_frame() -> None:
     socket.send_close(1001)
     socket.send_text(b"late")
     assert socket.output() == [frame(CLOSE, b"")]
-    assert socket.receive(part(CLOSE, b""), 0.0) == [PeerClosed(None)]
+    assert take(socket, part(CLOSE, b"")) == [PeerClosed(None)]
     assert socket.output() == []
 
 
 def test_a_message_at_its_bound_and_above_it() -> None:
-    assert server(message=10).receive(part(TEXT, b"a" * 10), 0.0) == [Text(b"a" * 10)]
-    (event,) = server(message=10).receive(part(TEXT, b"a" * 11)[:2], 0.0)
+    assert take(server(message=10), part(TEXT, b"a" * 10)) == [Text(b"a" * 10)]
+    (event,) = take(server(message=10), part(TEXT, b"a" * 11)[:2])
     assert isinstance(event, Violated)
     assert event.code == 1009
 
@@ -175,11 +181,11 @@ def test_a_message_at_its_bound_and_above_it() -> None:
 def test_fragments_count_together_and_only_within_one_message() -> None:
     socket = server(message=10)
     for _ in range(3):
-        assert socket.receive(part(TEXT, b"a" * 5, fin=False) + part(PING, b"p") + part(0, b"a" * 5), 0.0)
-    socket.receive(part(TEXT, b"a" * 6, fin=False), 0.0)
+        assert take(socket, part(TEXT, b"a" * 5, fin=False) + part(PING, b"p") + part(0, b"a" * 5))
+    take(socket, part(TEXT, b"a" * 6, fin=False))
     head = part(0, b"a" * 5)
     for at in range(len(head)):  # a head that comes in pieces is counted once
-        events = socket.receive(head[at : at + 1], 0.0)
+        events = take(socket, head[at : at + 1])
         if events:
             break
     assert isinstance(events[0], Violated)
@@ -189,8 +195,8 @@ def test_fragments_count_together_and_only_within_one_message() -> None:
 def test_too_many_fragments() -> None:
     limits = msgspec.structs.replace(LIMITS, ws_fragments=4)
     many = part(TEXT, b"", fin=False) + part(0, b"", fin=False) * 2
-    assert server(limits).receive(many + part(0, b""), 0.0) == [Text(b"")]
-    (event,) = server(limits).receive(many + part(0, b"", fin=False) * 2, 0.0)
+    assert take(server(limits), many + part(0, b"")) == [Text(b"")]
+    (event,) = take(server(limits), many + part(0, b"", fin=False) * 2)
     assert isinstance(event, Violated)
     assert event.code == 1008
 
@@ -198,7 +204,7 @@ def test_too_many_fragments() -> None:
 def test_a_ping_flood_gets_a_hundred_answers_a_second_and_then_the_latest() -> None:
     socket = server()
     for number in range(1000):
-        socket.receive(part(PING, b"%d" % number), 5.0)
+        take(socket, part(PING, b"%d" % number), 5.0)
     assert socket.output() == [frame(PONG, b"%d" % number) for number in range(100)]
     assert socket.deadline() == 6.0
     socket.wake(5.5)
@@ -210,7 +216,7 @@ def test_a_ping_flood_gets_a_hundred_answers_a_second_and_then_the_latest() -> N
 
 def test_unsolicited_pongs_are_ignored() -> None:
     socket = server()
-    assert socket.receive(part(PONG, b"") + part(PONG, b"towline:" + b"\0" * 8), 0.0) == []
+    assert take(socket, part(PONG, b"") + part(PONG, b"towline:" + b"\0" * 8)) == []
     assert socket.output() == []
 
 
@@ -224,8 +230,8 @@ def test_what_a_slow_peer_has_not_read_is_known() -> None:
     late = socket.output()
     assert len(late) == 1, "one mark at a time"
     for data in wire:
-        peer.receive(data, 0.0)
-    socket.receive(b"".join(peer.output()), 0.0)
+        take(peer, data)
+    take(socket, b"".join(peer.output()))
     assert socket.unconfirmed < 2000
     socket.send_text(b"c" * MARK_EVERY)
     assert len(socket.output()) == 2
@@ -237,5 +243,5 @@ def test_silence_says_nothing_more() -> None:
     socket.silence()
     socket.send_close()
     assert socket.output() == []
-    assert socket.receive(part(TEXT, b"a"), 0.0) == []
+    assert take(socket, part(TEXT, b"a")) == []
     assert "over=True" in repr(socket)

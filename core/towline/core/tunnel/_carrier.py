@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from typing import Final, Literal
 
 from towline.core._contract import Data, Instant, Record
@@ -15,7 +16,7 @@ from towline.core.tunnel._engineio import Packet
 from towline.core.tunnel._events import Reply, Upgrade
 from towline.core.tunnel._requests import POLL_HEADERS, POST_HEADERS, Asked, refusal, switching
 from towline.core.tunnel._state import SESSION
-from towline.core.tunnel._websocket import PeerClosed, Text, Violated, WebSocket
+from towline.core.tunnel._websocket import FrameEvent, PeerClosed, Text, Violated, WebSocket
 
 NOOP_EVERY: Final = 0.1
 """A poll that is pending during an upgrade is ended this soon: what the reference's clients are used to."""
@@ -35,6 +36,7 @@ class Carrier:
         self._entropy = entropy
         self._limits = limits
         self._packets: deque[Packet] = deque()
+        self._reading: Iterator[FrameEvent] | None = None  # what the last bytes of the websocket still hold
         self._queue: list[bytes] = []
         self._queue_bytes = 0
         self._fetched = 0  # bytes in the last poll's answer; the next poll says that it arrived
@@ -55,7 +57,18 @@ class Carrier:
         """Bytes that were handed over and that the client may not have taken yet."""
         return self._queue_bytes + self._fetched + (self._frames.unconfirmed if self._frames is not None else 0)
 
-    def take(self) -> Packet | None:
+    def take(self, now: Instant) -> Packet | None:
+        """Return the next packet that came. The session acts on each before it takes the next."""
+        while not self._packets and self._reading is not None:
+            event = next(self._reading, None)
+            if event is None:
+                self._reading = None
+            elif isinstance(event, Text):
+                self._text(event.data, now)
+            elif isinstance(event, PeerClosed):
+                self._socket_over("the client closed the websocket")
+            elif isinstance(event, Violated):
+                self._socket_over(f"the client broke the websocket protocol: {event.why}")
         return self._packets.popleft() if self._packets else None
 
     def send(self, packet: bytes) -> None:
@@ -183,18 +196,8 @@ class Carrier:
     # ── the websocket ──────────────────────────────────────────────────────────
     def receive(self, data: Data, now: Instant) -> None:
         """Take bytes from the websocket's link."""
-        if self._frames is None:
-            return
-        for event in self._frames.receive(data, now):
-            if isinstance(event, Text):
-                self._text(event.data, now)
-            elif isinstance(event, PeerClosed):
-                self._socket_over("the client closed the websocket")
-            elif isinstance(event, Violated):
-                self._socket_over(f"the client broke the websocket protocol: {event.why}")
-            if self._frames is None:
-                return
-        self.flush()
+        if self._frames is not None:
+            self._reading = self._frames.receive(data, now)
 
     def socket_gone(self, why: str) -> None:
         """The websocket's link ended: nothing more is said on it."""
@@ -255,7 +258,7 @@ class Carrier:
             self._frames.send_close()
             self._wishes.extend(Transmit(self.link, data) for data in self._frames.output())
             self._wishes.append(Close(self.link))
-        self._frames = self.link = None
+        self._frames = self._reading = self.link = None
 
     def _step(self, fed: str) -> None:
         self.state = SESSION.next(self.state, fed)

@@ -182,7 +182,7 @@ class TunnelClient:
         """Work off what the transport brought."""
         transport = self._transport
         while transport is not None and transport is self._transport:
-            packet = transport.take()
+            packet = transport.take(now)
             if packet is None:
                 if transport.lost is not None:
                     self._avoid_websocket = transport.cut_early and not self._avoid_websocket

@@ -157,7 +157,7 @@ class Session:
     def settle(self, now: Instant) -> None:
         """Work off what the carrier brought, and put what came of it on its way."""
         while not self.closed:
-            packet = self.carrier.take()
+            packet = self.carrier.take(now)
             if packet is None:
                 if self.carrier.over is not None:
                     self.close(self.carrier.over, now, lost=True)

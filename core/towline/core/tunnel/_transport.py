@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 from collections import deque
+from collections.abc import Iterator
 from typing import Final, Literal
 
 from towline.core._contract import Instant, Record
@@ -36,7 +37,7 @@ from towline.core.tunnel._address import Address
 from towline.core.tunnel._dial import Call, Purpose, Socket, unsound_upgrade
 from towline.core.tunnel._engineio import Handshake, Packet
 from towline.core.tunnel._state import TRANSPORT
-from towline.core.tunnel._websocket import PeerClosed, Text, Violated, WebSocket
+from towline.core.tunnel._websocket import FrameEvent, PeerClosed, Text, Violated, WebSocket
 
 # Statuses that say what another way of asking would also be told.
 _FINAL_ANSWERS: Final = frozenset({301, 302, 303, 307, 308, 401, 403, 407, 429})
@@ -69,6 +70,7 @@ class Transport:
         self._entropy = entropy
         self._limits = limits
         self._packets: deque[Packet] = deque()
+        self._reading: Iterator[FrameEvent] | None = None  # what the last bytes of the websocket still hold
         self._calls: dict[int, Call] = {}
         self._socket: Socket | None = None
         self._outbox: deque[bytes] = deque()
@@ -93,8 +95,19 @@ class Transport:
     def owns(self, link: int) -> bool:
         return link in self._calls or (self._socket is not None and self._socket.link == link)
 
-    def take(self) -> Packet | None:
-        """Return the next packet that came."""
+    def take(self, now: Instant) -> Packet | None:
+        """Return the next packet that came. The owner acts on each before it takes the next."""
+        while not self._packets and self._reading is not None:
+            event = next(self._reading, None)
+            if event is None:
+                self._reading = None
+                self._flush_socket()
+            elif isinstance(event, Text):
+                self._packet(event.data, now)
+            elif isinstance(event, PeerClosed):
+                self._socket_failed("the server closed the websocket", now)
+            elif isinstance(event, Violated):
+                self._socket_failed(f"the server broke the websocket protocol: {event.why}", now)
         return self._packets.popleft() if self._packets else None
 
     def deadline(self) -> Instant | None:
@@ -164,9 +177,8 @@ class Transport:
         self._call("post", body, now)
 
     def _flush_socket(self) -> None:
-        if self._socket is not None and self._socket.frames is not None:
-            for data in self._socket.frames.output():
-                self._wishes.append(Transmit(self._socket.link, data))
+        if (socket := self._socket) is not None and socket.frames is not None:
+            self._wishes.extend(Transmit(socket.link, data) for data in socket.frames.output())
 
     # ── facts ──────────────────────────────────────────────────────────────────
     def handle(self, fact: WireFact, now: Instant) -> None:
@@ -233,10 +245,9 @@ class Transport:
             self._packets.extend(packets)
         if self.state == "pausing":
             self._pause(now)
-        elif self.state in ("polling", "probing"):
-            if call.purpose == "poll":
-                self._call("poll", None, now)
-            self._flush_outbox(now)
+        elif call.purpose == "poll":
+            self._call("poll", None, now)
+        self._flush_outbox(now)
 
     def _shake(self, packet: Packet) -> None:
         if packet.type != engineio.OPEN:
@@ -257,7 +268,7 @@ class Transport:
             self._ask(socket.http, "GET", socket.target, self._address.upgrade_headers(socket.key), None)
         elif isinstance(fact, Received):
             if socket.frames is not None:
-                self._frames(socket, fact.data, now)
+                self._reading = socket.frames.receive(fact.data, now)
             else:
                 socket.http.received(fact.data)
                 self._read_answer(socket, now)
@@ -299,7 +310,7 @@ class Transport:
             socket.frames.send_text(engineio.PING + engineio.PROBE)
             self._flush_socket()
         if leftover := socket.http.upgrade():
-            self._frames(socket, leftover, now)
+            self._reading = socket.frames.receive(leftover, now)
 
     def _refused(self, status: int, now: Instant) -> None:
         if self.state == "dialling" and status not in _FINAL_ANSWERS:
@@ -308,19 +319,6 @@ class Transport:
             self._call("handshake", None, now)
         else:
             self._socket_failed(f"expected 101 to the upgrade, got {status}", now)
-
-    def _frames(self, socket: Socket, data: bytes | bytearray | memoryview, now: Instant) -> None:
-        assert socket.frames is not None
-        for event in socket.frames.receive(data, now):
-            if isinstance(event, Text):
-                self._packet(event.data, now)
-            elif isinstance(event, PeerClosed):
-                self._socket_failed("the server closed the websocket", now)
-            elif isinstance(event, Violated):
-                self._socket_failed(f"the server broke the websocket protocol: {event.why}", now)
-            if self._socket is not socket:
-                return
-        self._flush_socket()
 
     def _packet(self, data: bytes, now: Instant) -> None:
         try:
@@ -384,7 +382,7 @@ class Transport:
             self._wishes.append(
                 Close(self._socket.link) if self._socket.frames is not None else Drop(self._socket.link)
             )
-            self._socket = None
+            self._socket = self._reading = None
 
     def _break(self, why: str) -> None:
         if self.state == "lost":

@@ -15,11 +15,13 @@ import base64
 import binascii
 import hashlib
 from collections import deque
+from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias
 
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import (
     CloseReason,
+    Frame,
     FrameDecoder,
     FrameProtocol,
     Opcode,
@@ -175,20 +177,25 @@ class WebSocket:
         """Bytes that were sent and that the peer may not have read yet; up to MARK_EVERY of them are not news."""
         return self._sent - self._confirmed
 
-    def receive(self, data: Data, now: Instant) -> list[FrameEvent]:
-        """Take bytes from the link and return what they complete."""
+    def receive(self, data: Data, now: Instant) -> Iterator[FrameEvent]:
+        """Take bytes from the link and give what they complete, one by one.
+
+        The caller acts on each before it asks for the next, so that it matters to no one how the bytes were cut.
+        """
         if self._over:
-            return []
-        events: list[FrameEvent] = []
+            return
         try:
             self._frames.receive_bytes(bytes(data))
             for part in self._frames.received_frames():
-                self._take(part.opcode, part.payload, part.frame_finished, part.message_finished, events, now)
+                event = self._take(part, now)
+                if event is not None:
+                    yield event
                 if self._over:
-                    break
+                    return
         except ParseFailed as broken:
-            self._violated(int(broken.code), str(broken), events)
-        return events
+            # wsproto names the place of the byte in its piece, which depends on how the stream was cut.
+            bad_text = broken.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA
+            yield self._violated(int(broken.code), "text that is not UTF-8" if bad_text else str(broken))
 
     def send_text(self, payload: Data) -> None:
         """Queue one text message: UTF-8 bytes."""
@@ -222,37 +229,28 @@ class WebSocket:
             payload, self._late_ping = self._late_ping, None
             self._answer_ping(payload, now)
 
-    def _take(
-        self,
-        opcode: Opcode,
-        payload: object,
-        frame_done: bool,
-        message_done: bool,
-        events: list[FrameEvent],
-        now: Instant,
-    ) -> None:
-        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            if isinstance(payload, str):
-                self._message += payload.encode()
-            elif isinstance(payload, bytes | bytearray):
-                self._message += payload
-            self._fragments += frame_done
-            if self._fragments > self._limits.ws_fragments:
-                self._violated(CloseReason.POLICY_VIOLATION, "too many fragments in one message", events)
-            elif message_done:
-                whole = bytes(self._message)
-                events.append(Text(whole) if opcode is Opcode.TEXT else Binary(whole))
-                self._message, self._fragments = bytearray(), 0
-        elif opcode is Opcode.PING and isinstance(payload, bytes | bytearray):
-            self._answer_ping(bytes(payload), now)
-        elif opcode is Opcode.PONG and isinstance(payload, bytes | bytearray):
-            self._confirm(bytes(payload))
-        elif opcode is Opcode.CLOSE and isinstance(payload, tuple):
-            code = int(payload[0])
-            said = None if code == CloseReason.NO_STATUS_RCVD else code
-            self.send_close(said)
+    def _take(self, part: Frame, now: Instant) -> FrameEvent | None:
+        opcode, payload = part.opcode, part.payload
+        if isinstance(payload, tuple):
+            code = None if payload[0] == CloseReason.NO_STATUS_RCVD else int(payload[0])
+            self.send_close(code)
             self._over = True
-            events.append(PeerClosed(said))
+            return PeerClosed(code)
+        data = payload.encode() if isinstance(payload, str) else bytes(payload)
+        if opcode is Opcode.PING:
+            self._answer_ping(data, now)
+        elif opcode is Opcode.PONG:
+            self._confirm(data)
+        else:
+            self._message += data
+            self._fragments += part.frame_finished
+            if self._fragments > self._limits.ws_fragments:
+                return self._violated(CloseReason.POLICY_VIOLATION, "too many fragments in one message")
+            if part.message_finished:
+                whole = bytes(self._message)
+                self._message, self._fragments = bytearray(), 0
+                return Text(whole) if opcode is Opcode.TEXT else Binary(whole)
+        return None
 
     def _answer_ping(self, payload: bytes, now: Instant) -> None:
         if now >= self._second + 1.0:
@@ -274,11 +272,11 @@ class WebSocket:
             self._confirmed, self._marked = self._marked, None
             self._mark()
 
-    def _violated(self, code: int, why: str, events: list[FrameEvent]) -> None:
+    def _violated(self, code: int, why: str) -> Violated:
         self.send_close(code)
         self._over = True
         self._message.clear()
-        events.append(Violated(code, why))
+        return Violated(code, why)
 
     def _write(self, opcode: int, payload: Data) -> None:
         data = frame(opcode, payload, self._entropy.bytes(4) if self._client else None)

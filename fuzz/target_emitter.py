@@ -1,0 +1,41 @@
+"""A tunnel's message from its bytes to its meaning: control, emitter, and the broker's own events."""
+
+from __future__ import annotations
+
+from fuzz.harness import refused_or_taken
+from towline.core.tunnel import read_chunk, read_identify, read_request, read_response, write_chunk, write_request
+from towline.core.tunnel._ejson import decode
+from towline.core.tunnel._emitter import (
+    RESERVED_AT_CLIENT,
+    RESERVED_AT_SERVER,
+    Ack,
+    Event,
+    read_packet,
+    write_ack,
+    write_event,
+)
+from towline.core.tunnel._primus import read_control
+
+
+def run(data: bytes) -> None:
+    value = refused_or_taken(lambda: decode(data))
+    if read_control(value) is not None:
+        assert isinstance(value, str)
+    for reserved in (RESERVED_AT_CLIENT, RESERVED_AT_SERVER):
+        packet = read_packet(value, reserved)
+        if isinstance(packet, Event):
+            assert packet.name not in reserved
+            refused_or_taken(lambda said=packet: write_event(said.name, said.args, said.id))
+        elif isinstance(packet, Ack):
+            assert packet.id > 0
+            refused_or_taken(lambda said=packet: write_ack(said.id, said.args))
+        if packet is None:
+            continue
+        refused_or_taken(lambda said=packet: read_identify(said.args))
+        refused_or_taken(lambda said=packet: read_response(said.args))
+        request = refused_or_taken(lambda said=packet: read_request(said.args))
+        if request is not None and request.request_id:
+            assert read_request([write_request(request)]) == request
+        chunk = refused_or_taken(lambda said=packet: read_chunk(said.args))
+        if chunk is not None:
+            assert read_chunk(write_chunk(chunk)) == chunk
