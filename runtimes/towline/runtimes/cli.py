@@ -108,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     demo.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the result")
 
+    demo.add_argument("--serve", action="store_true", help="stay up afterwards, on fixed ports, to try things")
+
     registry = _Parser(add_help=False, parents=[everywhere])
     _registry_options(registry)
     check = commands.add_parser("check", help="which step of a login fails, and why", parents=[registry])

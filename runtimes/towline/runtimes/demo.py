@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -26,6 +27,7 @@ from towline.core import (
     Entropy,
     HeaderList,
     Note,
+    Record,
     RemoteProtocolError,
     Request,
     Secret,
@@ -56,7 +58,7 @@ ROWS_SHOWN: Final = 12
 
 def run_demo(arguments: argparse.Namespace) -> int:
     """Run the demo; return 0 when the whole way worked. Raises TowlineError."""
-    scene = Scene(talks=arguments.output == "table", verbose=arguments.verbose)
+    scene = Scene(talks=arguments.output == "table", verbose=arguments.verbose, stays=arguments.serve)
     result = trio.run(scene.play)
     if arguments.output == "json":
         write_json(result)
@@ -77,12 +79,29 @@ class HopLog(Log):
             self._scene.hop(self._program, f"{note.event}  {told}".rstrip())
 
 
+class Ports(Record, frozen=True):
+    """Where the demo's parts listen on loopback; 0 lets the system choose."""
+
+    registry: int = 0
+    server: int = 0
+    client: int = 0
+    agent: int = 0
+
+
+# With --serve, a person types these.
+SERVED: Final = Ports(registry=5050, server=7341, client=7342, agent=17500)
+SERVED_LOGIN: Final = ("demo", "demo")
+SERVED_TOKEN: Final = "00000000-0000-4000-8000-00000000de30"
+
+
 class Scene:
     """One run of the demo."""
 
-    def __init__(self, *, talks: bool, verbose: bool) -> None:
+    def __init__(self, *, talks: bool, verbose: bool, stays: bool) -> None:
         self.verbose = verbose
         self._talks = talks
+        self._stays = stays
+        self._ports = SERVED if stays else Ports()
         self._began = time.monotonic()
         self._entropy = Entropy(os.urandom(32))
 
@@ -95,21 +114,41 @@ class Scene:
     async def play(self) -> dict[str, Any]:
         """Start everything, scan through it, and return what the results box then holds."""
         image = local_image()
-        login = RegistryLogin("oci", username="demo", secret=Secret(self._entropy.token(12)))
+        username, password = SERVED_LOGIN if self._stays else ("demo", self._entropy.token(12))
+        login = RegistryLogin("oci", username=username, secret=Secret(password))
         registry = DemoRegistry(
-            {REPOSITORY: image.repository}, Token(login.username, login.secret), entropy=self._entropy.fork()
+            {REPOSITORY: image.repository}, Token(username, login.secret), entropy=self._entropy.fork()
         )
         self.hop("registry", f"holds {REPOSITORY}, this machine's package database ({image.database or image.note})")
-        with anyio.fail_after(PATIENCE), tempfile.TemporaryDirectory(prefix="towline-demo-") as folder:
+        here = Listener("127.0.0.1", self._ports.registry)
+        with tempfile.TemporaryDirectory(prefix="towline-demo-") as folder:
             async with (
-                running(registry, on_trio.open_pump, on_reply=self._replied) as address,
+                running(registry, on_trio.open_pump, here, on_reply=self._replied) as address,
                 anyio.create_task_group() as programs,
             ):
                 stop = anyio.Event()
                 urls = await self._start(programs, stop, Path(folder), address, login)
-                result = await self._scan(*urls)
+                with anyio.fail_after(PATIENCE):
+                    result = await self._scan(*urls)
+                if self._stays:
+                    await self._stay(address)
                 stop.set()
         return result
+
+    async def _stay(self, registry: str) -> None:
+        """Keep everything running until a signal, and say what can be tried meanwhile."""
+        username, password = SERVED_LOGIN
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            sys.stdout.write(
+                f"\nserving until interrupted\n"
+                f"  registry  http://{registry}  login {username}:{password}\n"
+                f"  server    http://127.0.0.1:{self._ports.server}  token {SERVED_TOKEN}\n"
+                f"  client    http://127.0.0.1:{self._ports.client}\n"
+                f"  agent     http://127.0.0.1:{self._ports.agent}\n"
+            )
+            sys.stdout.flush()
+            async for _ in signals:
+                return
 
     def _replied(self, request: ServerRequest, reply: Reply) -> None:
         login = (request.get("authorization") or "anonymous").partition(" ")[0]
@@ -119,16 +158,16 @@ class Scene:
         self, programs: TaskGroup, stop: anyio.Event, folder: Path, registry: str, login: RegistryLogin
     ) -> tuple[str, Secret]:
         """Start the three programs; return the server's address and the token of the connection."""
-        token = Secret(self._entropy.uuid4())
+        token = Secret(SERVED_TOKEN if self._stays else self._entropy.uuid4())
         agent_config = AgentConfig(
-            host="127.0.0.1", port=0, workdir=str(folder / "agent"),
+            host="127.0.0.1", port=self._ports.agent, workdir=str(folder / "agent"),
             login=msgspec.structs.replace(login, base=registry), allow_http=(registry,),
         )  # fmt: skip
         up = await programs.start(_agent, agent_config, HopLog(self, "agent"), stop)
-        here = Listener("127.0.0.1", 0)
+        here = Listener("127.0.0.1", self._ports.server)
         server = await programs.start(_server, here, folder / "results.sqlite", HopLog(self, "server"), stop)
         # The client's own address goes into what it substitutes, so it is settled before it starts.
-        port = _free_port()
+        port = self._ports.client or _free_port()
         client_config = BrokerClientConfig(
             server_url=f"http://127.0.0.1:{server}",
             token=token,
