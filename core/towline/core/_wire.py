@@ -61,7 +61,7 @@ class Lost(Record, frozen=True):
 
 
 class Drained(Record, frozen=True):
-    """All bytes transmitted on this link so far have left; said after a backlog only."""
+    """All bytes transmitted on this link so far have left: said after a backlog, and after a shared link's turn."""
 
     link: int
 
@@ -105,7 +105,8 @@ class Transmit(Record, frozen=True):
 class Share(Record, frozen=True):
     """From here on this link is a tunnel: never pause its reading because another link is slow.
 
-    Its machine bounds each stream on it instead, told `Drained` by every link that had a backlog.
+    Its machine bounds each stream on it instead: each link that its turn transmitted to says `Drained` as soon as
+    all of that has left, also where that is at once.
     """
 
     link: int

@@ -105,6 +105,11 @@ class Link(Box):
         """Whether links that wait for this one may go on."""
         return self.queued <= LOW or self.shared
 
+    @property
+    def empty(self) -> bool:
+        """Whether the machine may use the link and nothing waits on it."""
+        return self.open and not self.deaf and not self.queued and self.fault is None
+
     def put(self, data: Data) -> None:
         """Queue bytes that go on the wire as they are."""
         if data:

@@ -19,6 +19,7 @@ from towline.core import (
     Abandon,
     Begin,
     Close,
+    Drained,
     Drop,
     End,
     Failed,
@@ -114,6 +115,8 @@ class Turns(Flow):
         if self._turning:
             return
         self._turning = True
+        # A shared link is not held by what its turn filled; so its machine is told also of what left at once.
+        shared = source is not None and source.shared
         try:
             while self._facts:
                 if self._result is not None:
@@ -127,7 +130,11 @@ class Turns(Flow):
                     else:
                         do(self, wish)
                 while self._touched:
-                    self._flush(self._touched.pop())
+                    link = self._touched.pop()
+                    self._flush(link)
+                    if shared and link.empty and not link.shared:
+                        self._facts.append(Drained(link.number))
+                shared = False
         finally:
             self._turning = False
         if self._events.waiting or self._result is not None:

@@ -180,7 +180,7 @@ class BrokerServer:
                 self._outgoing.handle(fact, now)
         elif isinstance(fact, Drained):
             self._calls.drained(fact.link)
-            self._host.handle(fact, now)
+            return
         elif isinstance(fact, Accepted):
             self._desk.accepted(fact, now)
         elif isinstance(fact, Opened):
