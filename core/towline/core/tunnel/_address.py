@@ -22,7 +22,9 @@ class Address:
 
     def __init__(self, config: TunnelConfig, request_id: str, now: Instant) -> None:
         self._config = config
-        self._url = Url.parse(config.server_url, "invalid-configuration")
+        # ws:// and wss:// name the same servers as http:// and https://, which is what the first request speaks.
+        given = config.server_url
+        self._url = Url.parse(f"http{given[2:]}" if given.lower().startswith("ws") else given, "invalid-configuration")
         self._request_id = request_id
         self._busters = Yeast()
         self._attempt = Yeast().next(self._ms(now))
