@@ -152,7 +152,9 @@ def main(tree: Path) -> int:
     importlib.import_module("machines.case").load_cases()
     importlib.import_module("transcripts.book")
     for name in set(sys.modules) - before:
-        if name.split(".")[0] in {"towline", "machines", "transcripts", *FORBIDDEN}:
+        where = str(getattr(sys.modules[name], "__file__", None) or "")
+        ours = where.startswith(str(tree)) and "site-packages" not in where
+        if ours or name.split(".")[0] in {"towline", "machines", *FORBIDDEN}:
             del sys.modules[name]
     texts = [(path.name, path.read_text()) for path in sorted((tree / "tests" / "transcripts").glob("*.txt"))]
     arrest()

@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import ast
 import difflib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from machines.oracle import Turn, play, show
 
-from towline.core import Record, RemoteProtocolError, Secret, TowlineError
+from towline.core import RemoteProtocolError, Secret, TowlineError
 
 HERE = Path(__file__).resolve().parent
 
@@ -51,8 +53,9 @@ def parsed(text: str) -> tuple[str, list[tuple[float, Any]]]:
 def words() -> dict[str, Any]:
     """Return every record type that is loaded by its name; a name that two rooms use stands for the first."""
     found: dict[str, Any] = {"Secret": Secret, "TowlineError": TowlineError, "RemoteProtocolError": RemoteProtocolError}
-    for kind in kinds_of(Record):
-        found.setdefault(kind.__name__, kind)
+    for kind in kinds_of(msgspec.Struct):
+        if kind.__module__.split(".")[0] in ("towline", "machines"):
+            found.setdefault(kind.__name__, kind)
     return found
 
 
@@ -67,6 +70,8 @@ def value_of(node: ast.expr, vocabulary: dict[str, Any]) -> Any:
     match node:
         case ast.Constant():
             return node.value
+        case ast.Name(id="UNSET"):
+            return msgspec.UNSET
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as number)):
             return -number
         case ast.Tuple():
@@ -102,14 +107,19 @@ def difference(expected: str, got: str) -> str:
     return "\n".join(difflib.unified_diff(expected.splitlines(), got.splitlines(), "committed", "played", lineterm=""))
 
 
+def file_name(name: str) -> str:
+    """Return a machine's name as that of a file: `tunnel-client-websocket` for "tunnel client, websocket"."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 def main(names: list[str]) -> int:
     from machines.case import load_cases
 
     for case in load_cases():
         if not names or case.name in names:
             text = written(case.name, play(case.make(), case.conversation()))
-            (HERE / f"{case.name}.txt").write_text(text)
-            print(f"{case.name}.txt: {len(text.splitlines())} lines")
+            (HERE / f"{file_name(case.name)}.txt").write_text(text)
+            print(f"{file_name(case.name)}.txt: {len(text.splitlines())} lines, {len(text)} bytes")
     return 0
 
 
