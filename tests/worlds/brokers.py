@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from worlds.world import Answer, Caller, Upstream, World
+from worlds.world import Answer, Caller, Party, Upstream, World
 
-from towline.core import LIMITS, WAKE, Entropy, Limits, Secret
+from towline.core import LIMITS, WAKE, Entropy, Limits, LinkNumbers, Secret
 from towline.core.broker import AcceptRules, BrokerClient, BrokerClientConfig, BrokerServer, BrokerServerConfig
+from towline.core.tunnel import (
+    Acked,
+    Arrived,
+    TunnelClient,
+    TunnelClosed,
+    TunnelConfig,
+    TunnelIdentified,
+    TunnelOpened,
+)
 
 TOKEN = "00000000-0000-4000-8000-00000000000A"
 SERVER, CLIENT, UPSTREAM, PLATFORM = 7341, 8000, 8081, 9000
@@ -94,3 +103,87 @@ class Brokers:
     def relay(self, path: str, method: str = "GET", **more: Any) -> Answer:
         """Ask the client's upstream through the server."""
         return self.ask(f"/broker/{TOKEN}{path}", method, **more)
+
+
+class HandMade:
+    """A broker client made by hand: one real tunnel, and whatever a test wants to say on it."""
+
+    def __init__(self, token: str = TOKEN, *, metadata: Mapping[str, Any] | None = None) -> None:
+        said = {"capabilities": ["post-streams"], "version": "local"} if metadata is None else dict(metadata)
+        config = TunnelConfig(
+            server_url=f"http://server:{SERVER}",
+            token=Secret(token),
+            role="primary",
+            client_id="hand-made",
+            version="local",
+            metadata=said,
+        )
+        self.tunnel = TunnelClient(config, links=LinkNumbers(), entropy=Entropy(b"hand-made" * 2))
+        self.arrived: list[Arrived] = []
+        self.acked: list[Acked] = []
+        self.closed: list[TunnelClosed] = []
+        self._now = 0.0
+
+    def handle(self, fact: Any, now: float) -> None:
+        self._now = now
+        self.tunnel.handle(fact, now)
+
+    def poll(self) -> Any:
+        while (said := self.tunnel.poll()) is not None:
+            if isinstance(said, Arrived):
+                self.arrived.append(said)
+            elif isinstance(said, Acked):
+                self.acked.append(said)
+            elif isinstance(said, TunnelClosed):
+                self.closed.append(said)
+            elif not isinstance(said, TunnelOpened | TunnelIdentified):
+                return said
+        return None
+
+    def deadline(self) -> float | None:
+        return self.tunnel.deadline()
+
+    def emit(self, name: str, *args: Any, ack: bool = False) -> int | None:
+        return self.tunnel.emit(name, args, ack=ack, now=self._now)
+
+    def acknowledge(self, ack_id: int, *args: Any) -> None:
+        self.tunnel.acknowledge(ack_id, args, now=self._now)
+
+    @property
+    def asked(self) -> list[dict[str, Any]]:
+        """The payloads of the requests that came."""
+        return [said.args[0] for said in self.arrived if said.name == "request"]
+
+
+class Serving:
+    """A broker server with hand-made clients and callers."""
+
+    def __init__(self, *, limits: Limits = LIMITS, **more: Any) -> None:
+        self.world = World()
+        self.machine = make_server(limits, **more)
+        self.server = self.world.add("server", self.machine, SERVER)
+        self.callers = Caller()
+        self.caller = self.world.add("caller", self.callers)
+
+    def client(self, token: str = TOKEN, **more: Any) -> tuple[Party, HandMade]:
+        made = HandMade(token, **more)
+        party = self.world.add("hand-made", made)
+        self.world.run(0.1)
+        return party, made
+
+    def ask(self, path: str, method: str = "GET", *, run: float = 0.1, **more: Any) -> Answer:
+        answer = self.callers.ask(f"http://host:{SERVER}{path}", method, **more)
+        self.world.tell(self.caller, WAKE)
+        self.world.run(run)
+        return answer
+
+    def relay(self, path: str, method: str = "GET", **more: Any) -> Answer:
+        return self.ask(f"/broker/{TOKEN}{path}", method, **more)
+
+    def upload(self, stream: str, upload: bytes, *, token: str = TOKEN, query: str = "", **more: Any) -> Answer:
+        return self.ask(f"/response-data/{token}/{stream}{query}", "POST", body=upload, **more)
+
+    def say(self, party: Party) -> None:
+        """Let what was emitted out."""
+        self.world.tell(party, WAKE)
+        self.world.run(0.1)

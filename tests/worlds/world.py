@@ -146,6 +146,8 @@ class World:
                     end.inbox.appendleft(item[size:])
                 if not end.deaf:
                     self.tell(end.party, Received(end.number, item[:size]))
+                if not end.waiting and end.other is not None and not end.other.deaf:
+                    self.tell(end.other.party, Drained(end.other.number))
             elif not end.deaf:
                 self.tell(end.party, item)
         raise AssertionError("the world does not come to rest")
