@@ -12,12 +12,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from towline.core import LIMITS, RemoteProtocolError, Secret
+from towline.core import LIMITS, RemoteProtocolError, Secret, canonical
 from towline.core.agent import (
     AgentInfo,
     Job,
     JobRegistry,
-    canonical,
     discover_message,
     done_message,
     new_job,

@@ -15,7 +15,7 @@ import pytest
 from agent_tools import Receiver, SmallRegistry, agent, scan_body, until
 from drivers.loops import LOOPS
 
-from towline.core import LIMITS, Secret
+from towline.core import LIMITS, Secret, canonical
 from towline.drivers.results_sqlite import ResultsBox
 from towline.drivers.store_sqlite import JobStore
 
@@ -115,7 +115,7 @@ def test_a_rule_that_is_missing(registry: SmallRegistry, receiver: Receiver, tmp
 
 def large_job(folder: Path, receiver: Receiver, size: int) -> bytes:
     """Put a settled job with one large result into a store that no agent has open."""
-    from towline.core.agent import JobRegistry, canonical, new_job, parse_job
+    from towline.core.agent import JobRegistry, new_job, parse_job
 
     store = JobStore(folder / "agent.sqlite")
     request = parse_job("scan", scan_body(receiver))

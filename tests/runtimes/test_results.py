@@ -10,8 +10,8 @@ import msgspec
 import pytest
 from drivers.loops import LOOPS
 
-from towline.core import LIMITS, Secret
-from towline.core.agent import AgentInfo, JobRegistry, canonical, done_message, new_job, parse_job, result_message
+from towline.core import LIMITS, Secret, canonical
+from towline.core.agent import AgentInfo, JobRegistry, done_message, new_job, parse_job, result_message
 from towline.core.http import Answer, ServerRequest
 from towline.runtimes.logs import Log
 from towline.runtimes.results import Results, open_results

@@ -9,6 +9,7 @@ from __future__ import annotations
 from towline.core._contract import Data, Instant, Machine, Record
 from towline.core._entropy import Entropy
 from towline.core._errors import KINDS, Kind, LocalProtocolError, RemoteProtocolError, TowlineError
+from towline.core._json import canonical, strict_json
 from towline.core._limits import GIB, KIB, LIMITS, MIB, Limits
 from towline.core._script import (
     Answer,
@@ -138,6 +139,7 @@ __all__ = [
     "WireWish",
     "abandon",
     "begin",
+    "canonical",
     "clock",
     "end",
     "feed",
@@ -146,5 +148,6 @@ __all__ = [
     "say",
     "sleep",
     "store",
+    "strict_json",
     "together",
 ]

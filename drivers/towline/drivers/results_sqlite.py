@@ -17,8 +17,8 @@ from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
-from towline.core import LIMITS, Limits, Record, RemoteProtocolError, Secret
-from towline.core.agent import CONTRACT, canonical, decode_bounded, rfc3339
+from towline.core import LIMITS, Limits, Record, RemoteProtocolError, Secret, canonical, strict_json
+from towline.core.agent import CONTRACT, rfc3339
 from towline.drivers._sqlite import Database
 
 T = TypeVar("T")
@@ -229,7 +229,7 @@ class ResultsBox:
         return found.fetchone() is not None
 
     def _keep_results(self, sql: sqlite3.Connection, key: tuple[str, str], message: _Callback, whole: bytes) -> None:
-        decoded = decode_bounded(whole, what="the joined result", limits=self._limits)
+        decoded = strict_json(whole, "the joined result", kind="bad-request", limits=self._limits)
         if message.kind == "discover":
             if not isinstance(decoded, list):
                 raise RemoteProtocolError("bad-request", "expected scanResults to be a list")
@@ -272,7 +272,7 @@ class ResultsBox:
 
 
 def _parse(body: bytes, limits: Limits) -> _Callback:
-    decode_bounded(body, what="the callback", limits=limits)
+    strict_json(body, "the callback", kind="bad-request", limits=limits)
     try:
         message = msgspec.json.decode(body, type=_Callback)
     except msgspec.ValidationError as error:

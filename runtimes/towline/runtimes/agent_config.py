@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import msgspec
 
@@ -14,15 +14,11 @@ from towline.core.agent import (
     Job,
     JobRegistry,
     RegistryLogin,
-    decode_credentials,
-    encode_credentials,
     login_for,
 )
-from towline.core.http import USER_AGENT, Url
+from towline.core.http import Url
 from towline.core.registry import find_dialect
 from towline.drivers import Dialer, Listener
-
-VERSION: Final = USER_AGENT.partition("/")[2]
 
 
 class Driver(Protocol):
@@ -131,37 +127,3 @@ def place_of(login: RegistryLogin, *, configured: bool, registry_id: str | None 
         login="anonymous" if login.anonymous else "configured" if configured else "request",
         id=registry_id,
     )
-
-
-def login_from_settings(
-    *,
-    credentials: Secret | None = None,
-    type_name: str | None = None,
-    base: str | None = None,
-    username: str | None = None,
-    password: Secret | None = None,
-    token: Secret | None = None,
-    role_arn: str | None = None,
-    region: str | None = None,
-    external_id: Secret | None = None,
-) -> RegistryLogin | None:
-    """Return the login that the CR_* variables describe; `credentials` is CR_CREDENTIALS and wins.
-
-    Raises:  TowlineError("malformed-credentials" | "unsupported-type")
-    """
-    if credentials:
-        return decode_credentials(credentials.reveal(), where="CR_CREDENTIALS")
-    if not type_name:
-        return None
-    none = Secret("")
-    text = encode_credentials(
-        type_name,
-        username=username or "",
-        password=password or none,
-        base=base,
-        token=token or none,
-        role_arn=role_arn or "",
-        region=region or "",
-        external_id=external_id or none,
-    )
-    return decode_credentials(text.reveal(), where="the CR_* variables")

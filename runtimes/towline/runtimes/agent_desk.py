@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 import anyio
 
-from towline.core import Entropy, RemoteProtocolError, Step
-from towline.core.agent import ImageFound, Job, JobSums, RegistryLogin, canonical
+from towline.core import Entropy, RemoteProtocolError, Step, canonical
+from towline.core.agent import ImageFound, Job, JobSums, RegistryLogin
 from towline.core.http import Courier
 from towline.core.inventory import ScanOptions
 from towline.core.registry import (

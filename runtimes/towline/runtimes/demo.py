@@ -159,20 +159,21 @@ class Scene:
     ) -> tuple[str, Secret]:
         """Start the three programs; return the server's address and the token of the connection."""
         token = Secret(SERVED_TOKEN if self._stays else self._entropy.uuid4())
+        # The agent is told where results may go before the client is up, so the client's port is settled first.
+        port = self._ports.client or _free_port()
+        client_url = f"http://127.0.0.1:{port}"
         agent_config = AgentConfig(
-            host="127.0.0.1", port=self._ports.agent, workdir=str(folder / "agent"),
+            host="127.0.0.1", port=self._ports.agent, workdir=str(folder / "agent"), callback_urls=(client_url,),
             login=msgspec.structs.replace(login, base=registry), allow_http=(registry,),
         )  # fmt: skip
         up = await programs.start(_agent, agent_config, HopLog(self, "agent"), stop)
         here = Listener("127.0.0.1", self._ports.server)
         server = await programs.start(_server, here, folder / "results.sqlite", HopLog(self, "server"), stop)
-        # The client's own address goes into what it substitutes, so it is settled before it starts.
-        port = self._ports.client or _free_port()
         client_config = BrokerClientConfig(
             server_url=f"http://127.0.0.1:{server}",
             token=token,
             agent_url=f"http://127.0.0.1:{up.port}",
-            client_url=f"http://127.0.0.1:{port}",
+            client_url=client_url,
             epoch=time.time() - time.monotonic(),
         )
         await programs.start(_client, client_config, Listener("127.0.0.1", port), HopLog(self, "client"), stop)

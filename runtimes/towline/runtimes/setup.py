@@ -8,7 +8,9 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from towline.core import RemoteProtocolError, Secret
+import msgspec
+
+from towline.core import LIMITS, RemoteProtocolError, Secret
 from towline.core.agent import decode_credentials, encode_credentials
 from towline.core.broker import (
     DEFAULT_AGENT_RULES,
@@ -97,6 +99,7 @@ def agent_config(settings: Settings, dialer: Dialer, instance: str) -> AgentConf
         https_cert=half.tls_cert,
         https_key=half.tls_key,
         dialer=dialer,
+        limits=msgspec.structs.replace(LIMITS, jobs_queued=settings["agent.max_queue"]),
     )
 
 

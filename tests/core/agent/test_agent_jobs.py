@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towline.core import LIMITS, Entropy, RemoteProtocolError, Secret
+from towline.core import LIMITS, Entropy, RemoteProtocolError, Secret, canonical
 from towline.core.agent import (
     JOB_TABLE,
     OUTCOMES,
@@ -32,7 +32,6 @@ from towline.core.agent import (
     Taken,
     after_restart,
     backoff,
-    canonical,
     capabilities_answer,
     decide,
     discover_message,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towline.core import LIMITS, RemoteProtocolError
+from towline.core import LIMITS, RemoteProtocolError, strict_json
 from towline.core.http import Url
 from towline.core.registry import (
     BadLink,
@@ -24,7 +24,6 @@ from towline.core.registry import (
     parse_token_answer,
     realm_allowed,
     select,
-    strict_json,
 )
 
 REQUEST = Url.parse("https://registry.example/v2/a/tags/list?n=2")

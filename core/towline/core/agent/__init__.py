@@ -49,7 +49,6 @@ from towline.core.agent._jobs import (
     new_job,
     plain,
 )
-from towline.core.agent._json import canonical, decode_bounded
 from towline.core.agent._messages import (
     AgentInfo,
     Message,
@@ -152,11 +151,9 @@ __all__ = [
     "accepted_answer",
     "after_restart",
     "backoff",
-    "canonical",
     "canonical_type",
     "capabilities_answer",
     "decide",
-    "decode_bounded",
     "decode_credentials",
     "discover_message",
     "done_message",

@@ -16,9 +16,9 @@ import msgspec
 
 from towline.core._contract import Record
 from towline.core._errors import RemoteProtocolError
+from towline.core._json import canonical, strict_json
 from towline.core._limits import KIB, LIMITS, Limits
 from towline.core._secret import Secret
-from towline.core.agent._json import canonical, decode_bounded
 from towline.core.registry import ALIASES, TYPES
 
 # A Google service-account key is 2.3 KiB, and base64 adds a third; more than this is no login.
@@ -147,7 +147,7 @@ def decode_credentials(text: str, *, where: str = "the credentials", limits: Lim
     except (UnicodeEncodeError, binascii.Error):
         raise _malformed(where, "is not base64") from None
     try:
-        value = decode_bounded(raw, what=where, kind="malformed-credentials", limits=limits)
+        value = strict_json(raw, where, kind="malformed-credentials", limits=limits)
     except RemoteProtocolError:
         raise _malformed(where, "is not base64 of a JSON object") from None
     return login_from_object(value, where=where)

@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 import msgspec
 
 from towline.core._contract import Record
+from towline.core._json import canonical
 from towline.core._limits import KIB
 from towline.core.agent._jobs import Job, image_of_job
-from towline.core.agent._json import canonical
 from towline.core.agent._requests import CONTRACT
 
 # Beside what is carried, a message has its envelope: names, digests, and a context of at most 64 KiB.

@@ -13,8 +13,8 @@ import msgspec
 
 from towline.core._contract import Data, Record
 from towline.core._errors import RemoteProtocolError
+from towline.core._json import canonical, decode_as, strict_json
 from towline.core._limits import KIB, LIMITS, Limits
-from towline.core.agent._json import canonical, decode_as, decode_bounded
 from towline.core.agent._routes import image_reference, platform_name, repository_name
 from towline.core.http import Origin, Url
 
@@ -158,10 +158,10 @@ def parse_job(
 
     Raises:  RemoteProtocolError("bad-request" | "invalid-name" | "invalid-reference")
     """
-    whole = decode_bounded(body, what="the body", limits=limits)
+    whole = strict_json(body, "the body", kind="bad-request", limits=limits)
     if not isinstance(whole, dict):
         raise RemoteProtocolError("bad-request", "expected the body to be a JSON object")
-    asked = decode_as(body, _Body, what="the body")
+    asked = decode_as(body, _Body, "the body", kind="bad-request")
     if asked.contract not in (None, CONTRACT):
         raise RemoteProtocolError("bad-request", f"expected contract {CONTRACT}", hint="GET /capabilities lists them")
     brought = {name: whole.pop(name) for name in ("credentials", "registryId") if name in whole}

@@ -9,10 +9,10 @@ from typing import Any, Final, TypeAlias
 
 from towline.core._contract import Record
 from towline.core._errors import TowlineError
+from towline.core._json import canonical
 from towline.core._limits import LIMITS, Limits
 from towline.core.agent._credentials import CHECK_PATHS
 from towline.core.agent._jobs import Job, image_of_job, plain
-from towline.core.agent._json import canonical
 from towline.core.agent._requests import CONTRACT
 from towline.core.agent._routes import ROUTES, ListQuery
 

@@ -25,7 +25,6 @@ from towline.core.registry._image import (
     resolve_manifest,
     state_identifier,
 )
-from towline.core.registry._json import strict_json
 from towline.core.registry._link import BadLink, next_page
 from towline.core.registry._listing import list_catalogue, list_repositories, list_tags
 from towline.core.registry._manifest import Descriptor, ImageIndex, ImageManifest, Manifest, parse_manifest
@@ -104,5 +103,4 @@ __all__ = [
     "resolve_manifest",
     "select",
     "state_identifier",
-    "strict_json",
 ]

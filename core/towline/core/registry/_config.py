@@ -7,9 +7,9 @@ from typing import Any
 import msgspec
 
 from towline.core._errors import RemoteProtocolError
+from towline.core._json import strict_json, typed
 from towline.core._limits import LIMITS, Limits
 from towline.core.registry._digest import Digest
-from towline.core.registry._json import strict_json, typed
 from towline.core.registry._platform import Platform
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 
 from towline.core._errors import RemoteProtocolError, TowlineError
+from towline.core._json import typed_json
 from towline.core._script import HeaderList, Request, Step, clock
 from towline.core._secret import Secret
 from towline.core.http import Url, redacted
 from towline.core.registry._failure import failure
-from towline.core.registry._json import typed_json
 from towline.core.registry._link import follow_link
 from towline.core.registry._pages import Collected, Listing
 from towline.core.registry._reference import check_repository, is_path

@@ -15,13 +15,13 @@ import msgspec
 
 from towline.core._contract import Record
 from towline.core._errors import TowlineError
+from towline.core._json import typed_json
 from towline.core._script import Step
 from towline.core.http import Url, redacted
 from towline.core.registry._access import Ask, ask
 from towline.core.registry._digest import is_digest
 from towline.core.registry._failure import What, failure
 from towline.core.registry._hub import list_hub_repositories
-from towline.core.registry._json import typed_json
 from towline.core.registry._link import next_page
 from towline.core.registry._pages import Collected, Listing
 from towline.core.registry._reference import LONGEST_PATH, is_path, is_tag

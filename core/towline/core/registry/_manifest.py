@@ -10,9 +10,9 @@ import msgspec
 
 from towline.core._contract import Record
 from towline.core._errors import RemoteProtocolError
+from towline.core._json import strict_json, typed
 from towline.core._limits import LIMITS, Limits
 from towline.core.registry._digest import Digest, shown
-from towline.core.registry._json import strict_json, typed
 from towline.core.registry._platform import Platform
 
 OCI_INDEX: Final = "application/vnd.oci.image.index.v1+json"

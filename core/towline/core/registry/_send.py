@@ -58,9 +58,10 @@ def send(registry: Registry, request: Request, want: Want, follow: Follow | None
             # Silence costs half a minute each time: twice is enough to tell it from an accident.
             timeouts += reply.kind == "timeout"
             if last or timeouts > 1 or not KINDS[reply.kind].retryable:
+                # A Courier's Broken names method and address itself; after a redirect, those of the last hop.
+                what = f"{request.method} {redacted(request.url)}"
                 raise RemoteProtocolError(
-                    reply.kind,
-                    f"expected an answer to {request.method} {redacted(request.url)}, got {reply.why}",
+                    reply.kind, reply.why if reply.why.startswith(what) else f"{what}: {reply.why}"
                 )
             wait = backoff(attempt, registry.entropy, registry.limits)
         else:

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 from towline.core._contract import Record
 from towline.core._errors import RemoteProtocolError
+from towline.core._json import strict_json
 from towline.core._limits import LIMITS, Limits
 from towline.core._secret import Secret
 from towline.core.http import Url
 from towline.core.registry._diagnostics import parse_error_body
-from towline.core.registry._json import strict_json
 
 LEAST_LIFETIME: Final = 60.0
 # Cached no longer than this, whatever the server claims: a token of a year is asked for again once a week.

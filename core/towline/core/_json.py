@@ -1,4 +1,4 @@
-"""JSON from a peer: bounded in depth, digits and keys, without repeated names, before a type is put on it.
+"""JSON: bounded and without repeated names on the way in, canonical on the way out.
 
 Two readers that take the first and the last of two equal names see two different documents; so a repeated
 name is refused. The standard library's parser tells us about names and numbers; msgspec converts.
@@ -7,10 +7,12 @@ name is refused. The standard library's parser tells us about names and numbers;
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import Any, TypeVar
 
 import msgspec
 
+from towline.core._contract import Data
 from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 
@@ -21,8 +23,12 @@ class _Refused(Exception):
     pass
 
 
-def strict_json(data: bytes, what: str, *, kind: str = "protocol-error", limits: Limits = LIMITS) -> Any:
+def strict_json(
+    data: Data | str, what: str, *, kind: str = "protocol-error", limits: Limits = LIMITS, exact: bool = False
+) -> Any:
     """Read one JSON document.
+
+    `exact` makes every number a Decimal, so that a document that is written again has the numbers it came with.
 
     Bounds:  LIMITS.json_depth, json_digits, json_keys; the caller bounds the length
     Raises:  RemoteProtocolError of `kind`, with `what` in its text
@@ -36,22 +42,22 @@ def strict_json(data: bytes, what: str, *, kind: str = "protocol-error", limits:
             raise _Refused("each name once in an object, got one twice")
         return found
 
-    def number(text: str) -> int:
+    def number(text: str) -> int | Decimal:
         if len(text) > limits.json_digits:
             raise _Refused(f"numbers of at most {limits.json_digits} digits, got {len(text)}")
-        return int(text)
+        return _decimal(text) if exact else int(text)
 
-    def fraction(text: str) -> float:
+    def fraction(text: str) -> float | Decimal:
         if len(text) > limits.json_digits:
             raise _Refused(f"numbers of at most {limits.json_digits} digits, got {len(text)}")
-        return float(text)
+        return _decimal(text) if exact else float(text)
 
     def constant(text: str) -> Any:
         raise _Refused(f"a number, got {text}")
 
     try:
         document = json.loads(
-            data.decode("utf-8"),
+            data if isinstance(data, str) else bytes(data).decode("utf-8"),
             object_pairs_hook=members,
             parse_int=number,
             parse_float=fraction,
@@ -84,6 +90,34 @@ def typed(document: Any, type: type[T], what: str, *, kind: str = "protocol-erro
         raise RemoteProtocolError(kind, f"{what}: {error}") from None
 
 
+def decode_as(data: Data, type: type[T], what: str, *, kind: str = "protocol-error") -> T:
+    """Read a document that was found strict before straight into a type, raw members as they stand.
+
+    Raises:  RemoteProtocolError of `kind` that names the member and the type that was expected
+    """
+    try:
+        return msgspec.json.decode(data, type=type)
+    except msgspec.ValidationError as error:
+        raise RemoteProtocolError(kind, f"{what}: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise RemoteProtocolError(kind, f"{what}: expected JSON in UTF-8, got something else") from None
+
+
+def canonical(value: Any) -> bytes:
+    """Return the one byte string that stands for a value: members sorted, no white space, UTF-8.
+
+    Two values that are equal as JSON have the same canonical form, so its SHA-256 can stand for the value.
+    """
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except ArithmeticError:
+        raise _Refused("a number in range, got one that is not") from None
+
+
 def _depth_beyond(document: Any, limit: int) -> bool:
     level = [document] if isinstance(document, (dict, list)) else []
     depth = 0
@@ -99,9 +133,10 @@ def _depth_beyond(document: Any, limit: int) -> bool:
     return False
 
 
-def _beginning(data: bytes) -> str:
-    if not data.strip():
+def _beginning(data: Data | str) -> str:
+    start = (data.encode("utf-8", "replace") if isinstance(data, str) else bytes(data)).lstrip()[:1]
+    if not start:
         return "nothing"
-    if data.lstrip()[:1] == b"<":
+    if start == b"<":
         return "a page of HTML or XML"
     return "something else"
