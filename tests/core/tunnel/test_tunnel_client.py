@@ -15,6 +15,7 @@ from towline.core import (
     LIMITS,
     WAKE,
     Close,
+    Drained,
     Drop,
     Ended,
     Lost,
@@ -151,6 +152,7 @@ def test_the_url_and_the_headers() -> None:
     assert head["x-broker-client-version"] == "local"
     assert "sec-websocket-extensions" not in head
     assert "a b" not in repr(server.client)
+    assert repr(server.client._transport) == "Transport(state=dialling, links=[])"
 
 
 def test_a_websocket_is_open_at_once_and_identifies_first() -> None:
@@ -322,6 +324,26 @@ def test_the_upgrade_waits_for_the_polls_under_way() -> None:
     assert server.heard(socket) == [(TEXT, "3")]
 
 
+def test_posts_respect_the_servers_largest_payload() -> None:
+    server = Server(polling_first=True)
+    server.tell(Opened(server.dials[0].link))
+    small = (OPENING % b"").replace(b"22020096", b"100")
+    server.http(server.dials[0].link, 200, small)
+    for _ in range(3):
+        server.client.emit("a", ["x" * 40], now=0.0)
+    server.drain()
+    bodies = []
+    for number in (1, 3, 4):
+        link = server.dials[number].link
+        server.tell(Opened(link))
+        bodies.append(bytes(server.came[link]).partition(b"\r\n\r\n")[2])
+        server.http(link, 200, b"ok")
+    assert [body.count(b"\x1e") for body in bodies] == [0, 0, 0]
+    assert len(bodies[0]) > 100, "what is too large alone goes alone"
+    assert "Transport(state=polling" in repr(server.client._transport)
+    assert "TunnelClient(role=primary, state=open" in repr(server.client)
+
+
 @pytest.mark.parametrize("failure", ["refused", "lost", "403", "bad accept", "closed", "silence", "other", "half way"])
 def test_a_websocket_that_fails_leaves_the_tunnel_polling(failure: str) -> None:
     server, post, socket, fetch = polled()
@@ -474,6 +496,7 @@ def test_junk_is_ignored(text: bytes) -> None:
     link = server.open()
     before = list(server.events)
     server.heard(link)
+    server.tell(Drained(link))
     server.say(link, text, b"2")
     server.tell(Received(link, frame(2, b"4binary")))
     assert server.heard(link) == [(TEXT, "3")]

@@ -10,13 +10,14 @@ import h11
 import msgspec
 import pytest
 from tunnelkit.recorded import frames
-from tunnelkit.roots import CLIENT_ID, METADATA, TOKEN, HostRoot
+from tunnelkit.roots import CLIENT_ID, METADATA, TOKEN, HostRoot, Whole
 
 from towline.core import (
     LIMITS,
     WAKE,
     Accepted,
     Close,
+    Drained,
     Ended,
     Limits,
     Lost,
@@ -32,6 +33,7 @@ from towline.core.tunnel import (
     HostConfig,
     Identified,
     Ponged,
+    Reply,
     SessionClosed,
     SessionOpened,
     TunnelBusy,
@@ -282,6 +284,15 @@ def test_a_post_too_large() -> None:
     assert world.of(SessionClosed) == []
 
 
+def test_a_body_that_the_owner_let_through_is_refused_all_the_same() -> None:
+    world = World(limits=msgspec.structs.replace(LIMITS, tunnel_payload=100))
+    request = Whole("POST", f"{PATH}?EIO=4&transport=polling&sid=x", (), b"4" * 101)
+    world.root.host.request(7, 2, request, 0.0)
+    reply = world.root.host.poll()
+    assert isinstance(reply, Reply)
+    assert (reply.exchange, reply.status) == (7, 413)
+
+
 def test_a_poll_whose_asker_leaves_ends_the_session() -> None:
     world = World()
     sid = world.polling()
@@ -499,6 +510,8 @@ def test_what_nobody_fetches_is_forgotten() -> None:
     world = World()
     sid = world.polling(identify=False)
     world.post(sid, identify_packet(version="4.99.0"))
+    world.root.host.close_session(1, deliberate=False, now=0.0)
+    assert len(world.of(SessionClosed)) == 1
     world.run(10.1)
     assert world.answer(world.get(sid))[0] == 400
     assert "sessions=0" in repr(world.root.host)
@@ -567,6 +580,7 @@ def test_junk_is_ignored(text: str) -> None:
     world = World()
     link = world.websocket()
     world.say(link, text)
+    world.tell(Drained(link))
     world.tell(Received(link, frame(2, b"\x04binary", MASK)))
     world.say(link, '4"primus::ping::7"')
     assert world.heard(link) == [(TEXT, '4"primus::pong::7"')]

@@ -75,7 +75,7 @@ class Carrier:
         """Send one packet after those before it; `flush` puts it on its way."""
         if self.state == "websocket" and self._frames is not None:
             self._frames.send_text(packet)
-        elif self.state != "closed":
+        else:
             self._queue.append(packet)
             self._queue_bytes += len(packet)
 

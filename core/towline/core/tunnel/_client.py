@@ -196,8 +196,6 @@ class TunnelClient:
     def _take(self, packet: Packet, now: Instant) -> None:
         if packet.type == engineio.OPEN:
             self._opened(now)
-        elif self._state != "open":
-            return
         elif packet.type == engineio.PING:
             self._heard_by = now + self._patience
             self._send(engineio.PONG + packet.data, now)
@@ -298,8 +296,6 @@ class TunnelClient:
 
     def _lose(self, why: str, now: Instant) -> None:
         """The connection or the attempt is gone: come back after a while, or never."""
-        if self._state not in ("connecting", "open"):
-            return
         self._failures += 1
         if self._failures > self._config.attempts:
             self._finish("exhausted", f"{why}; gave up after {self._config.attempts} attempts", code=None)

@@ -84,7 +84,7 @@ def _revive(value: Any, depth: int) -> Any:
 def _special(key: str, inner: Any, value: dict[str, Any], depth: int) -> Any:
     if key == "$binary" and type(inner) is str:
         try:
-            return base64.b64decode(inner, validate=True)
+            return binascii.a2b_base64(inner, strict_mode=True)
         except (binascii.Error, ValueError):
             raise RemoteProtocolError("tunnel-protocol", "expected base64 in $binary") from None
     if key == "$date" and type(inner) in (int, float):

@@ -150,8 +150,6 @@ class Transport:
     # ── packets out ────────────────────────────────────────────────────────────
     def send(self, packet: bytes, now: Instant) -> None:
         """Send one packet, after those before it."""
-        if self.state == "lost":
-            return
         if self.state == "websocket" and self._socket is not None and self._socket.frames is not None:
             self._socket.frames.send_text(packet)
             self._flush_socket()
