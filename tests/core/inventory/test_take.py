@@ -8,10 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from layer_tools import read_layer, tar_of
 from oci_layout import Layout, check_invariants, facts_of, inventory_of, name_of, shape
 
+from towline.core import LIMITS
 from towline.core.inventory import ImageFacts, ScanOptions, Taken, split_name, take_inventory, wanted
 from towline.core.layer import merge
 
@@ -287,6 +289,15 @@ def test_two_apk_databases_are_merged() -> None:
     taken = taken_of([APK, ("file", "usr/lib/apk/db/installed", b"P:n\nV:1\n\nP:m\nV:0\n")])
     assert [(one.name, one.version) for one in taken.inventory.packages] == [("m", "1"), ("n", "1")]
     assert "merged" in taken.inventory.warnings[0]
+
+
+def test_a_database_too_large_is_told() -> None:
+    asked = ScanOptions()
+    tight = msgspec.structs.replace(LIMITS, scan_database=10)
+    view = merge([read_layer(tar_of([STATUS]), wanted(asked), limits=tight)])
+    inventory = take_inventory(view, facts(), asked).inventory
+    assert not inventory.complete
+    assert any("packages may be missing" in warning for warning in inventory.warnings)
 
 
 def test_what_is_missing_is_told() -> None:

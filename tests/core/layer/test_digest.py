@@ -11,7 +11,7 @@ from towline.core import LocalProtocolError, Plan, RemoteProtocolError
 from towline.core.layer import BlobPlan, LayerPlan, ProvedBlob, build
 
 
-@pytest.mark.parametrize("algorithm", ["sha256", "sha512"])
+@pytest.mark.parametrize("algorithm", ["sha256", "sha384", "sha512"])
 def test_a_good_blob_is_proven(algorithm: str) -> None:
     digest = f"{algorithm}:{hashlib.new(algorithm, b'abc').hexdigest()}"
     stream = build(BlobPlan(digest, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
@@ -245,3 +246,22 @@ def test_the_same_layers_give_the_same_bytes() -> None:
     ]
     one = msgspec.json.encode([read_layer(tar_of(layer)) for layer in layers])
     assert one == msgspec.json.encode([read_layer(tar_of(layer), limits=LIMITS) for layer in layers])
+
+
+def test_a_path_of_very_many_names_ends() -> None:
+    view = view_of([("symlink", "l", "d/../" * 400 + "x"), ("file", "x", b"1"), ("file", "d/y", b"2")])
+    assert view.read("l") is None
+
+
+def test_a_long_chain_of_hard_links_ends() -> None:
+    chain: Entries = [("hardlink", f"h{at}", f"h{at + 1}") for at in range(100)]
+    assert len(seen(view_of([*chain, ("file", "h100", b"1")]))) < 100
+    assert len(seen(view_of([("file", "h100", b"1"), *reversed(chain)]))) == 101
+
+
+def test_a_merge_of_many_layers_costs_little() -> None:
+    base = read_layer(tar_of([("file", f"app/p{at}/x", b"") for at in range(5000)]))
+    marks = [read_layer(tar_of([("file", f"app/.wh.p{at}", b"")])) for at in range(200)]
+    begun = time.perf_counter()
+    assert len(merge([base, *marks]).files()) == 4800
+    assert time.perf_counter() - begun < 3

@@ -159,6 +159,17 @@ GOOD = {
     "base-256": (header(at_124=b"\x80" + (3).to_bytes(11, "big")) + padded(b"abc") + header(b"b"), ["a", "b"]),
     "spaces around the size": (header(at_124=b"         3 \0") + padded(b"abc"), ["a"]),
     "GNU label is no member": (header(at_156=b"V") + header(b"b"), ["b"]),
+    "a folder by its name, with data": (
+        header(b"d/", at_124=b"00000000003\0") + padded(b"abc") + header(b"b"),
+        ["d", "b"],
+    ),
+    "zeros after a sparse file's data": (
+        pax((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"0,3"))
+        + header(at_124=b"00000000007\0")
+        + padded(b"abc")
+        + header(b"b"),
+        ["a", "b"],
+    ),
     "GNU folder with a list": (
         header(b"d/", at_156=b"D", at_124=b"00000000003\0") + padded(b"abc") + header(b"b"),
         ["d", "b"],
@@ -297,6 +308,40 @@ def test_sparse_files_are_whole_again(pieces: list[tuple[int, bytes]], form: str
         assert [entry[0] for entry in told] == ["s", "after"]
         assert told[0][2] == len(whole)
         assert told[0][4] == (whole if wants else b"")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("wants", [True, False])
+def test_sparse_maps_of_many_blocks(form: str, wants: bool) -> None:
+    stretches = [(at * 10, b"%04d" % at) for at in range(200)]
+    whole = b"".join(b"%04d" % at + bytes(6) for at in range(200))
+    for cuts in ([1 << 20], [100]):
+        told = read_tar(FORMS[form](stretches, 2000) + header(b"after"), cuts, wants=wants).told
+        assert [entry[0] for entry in told] == ["s", "after"]
+        assert told[0][4] == (whole if wants else b"")
+
+
+SPARSE = [(b"GNU.sparse.major", b"1"), (b"GNU.sparse.minor", b"0"), (b"GNU.sparse.realsize", b"9")]
+
+
+@pytest.mark.parametrize(
+    "archive",
+    [
+        pax((b"GNU.sparse.major", b"2"), (b"GNU.sparse.realsize", b"9")) + header(),
+        pax((b"GNU.sparse.major", b"1")) + header(),
+        pax(*SPARSE) + header(at_124=b"00000000003\0") + padded(b"1\n0"),
+        pax(*SPARSE) + header(at_124=b"00000001000\0") + padded(b"99999\n"),
+        pax(*SPARSE) + header(at_124=b"00000001000\0") + padded(b"x\n"),
+        pax(*SPARSE) + header(at_124=b"00000001000\0") + padded(b"1\n0\n3\n"),
+        pax(*SPARSE) + header(at_124=b"00000001004\0") + padded(b"1\n0\n3\n") + padded(b"abcd"),
+        pax((b"GNU.sparse.size", b"9"), (b"GNU.sparse.map", b"1,2,3")) + header(),
+        old_sparse([(at, b"") for at in range(5000)], 5000),
+    ],
+)
+def test_sparse_files_that_make_no_sense_are_refused(archive: bytes) -> None:
+    with pytest.raises(RemoteProtocolError) as raised:
+        read_tar(archive)
+    assert raised.value.kind == "bad-archive"
 
 
 @pytest.mark.parametrize("form", FORMS)

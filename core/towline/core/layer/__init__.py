@@ -12,8 +12,9 @@ from towline.core.layer._glob import Globs
 from towline.core.layer._inflate import Inflater
 from towline.core.layer._layer import BlobPlan, BlobStream, LayerPlan, LayerStream, StreamPlan, build
 from towline.core.layer._names import normal
-from towline.core.layer._overlay import ImageView, Missing, ViewFile, merge
+from towline.core.layer._overlay import merge
 from towline.core.layer._tar import Kind, Members, TarReader
+from towline.core.layer._view import ImageView, Missing, ViewFile
 from towline.core.layer._wanted import Selector, Wanted
 
 __all__ = [

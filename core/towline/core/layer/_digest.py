@@ -9,15 +9,15 @@ from typing import Final
 from towline.core._contract import Data
 from towline.core._errors import RemoteProtocolError
 
-_DIGEST: Final = re.compile(r"(sha256):[0-9a-f]{64}|(sha512):[0-9a-f]{128}")
+_DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}|sha384:[0-9a-f]{96}|sha512:[0-9a-f]{128}")
 
 
 def algorithm(digest: str) -> str:
     """Return the hash's name in a digest `sha256:<hex>`; raise "invalid-manifest" for any other form."""
     found = _DIGEST.fullmatch(digest)
     if found is None:
-        raise RemoteProtocolError("invalid-manifest", f"expected a sha256 or sha512 digest, got {digest[:100]!r}")
-    return found[1] or found[2]
+        raise RemoteProtocolError("invalid-manifest", f"expected a sha256, sha384 or sha512 digest, got {digest[:100]!r}")
+    return digest.partition(":")[0]
 
 
 class Proof:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 from towline.core._errors import RemoteProtocolError
@@ -86,12 +87,11 @@ class NameKeep:
         self._pending = 0
 
 
-def common(kept: bytes, wanted: Collection[bytes]) -> set[bytes]:
+def common(kept: bytes, wanted: AbstractSet[bytes]) -> set[bytes]:
     """Return those of `wanted` that a frozen NameKeep holds. The keep is unpacked in pieces and not kept."""
     found: set[bytes] = set()
     if not wanted:
         return found
-    wanted = wanted if isinstance(wanted, set | frozenset) else set(wanted)
     codec = zlib.decompressobj()
     rest = b""
     data = kept
@@ -99,5 +99,5 @@ def common(kept: bytes, wanted: Collection[bytes]) -> set[bytes]:
         names = (rest + codec.decompress(data, _CHUNK)).split(b"\0")
         data = codec.unconsumed_tail
         rest = names.pop()
-        found |= wanted.intersection(names)
+        found.update(wanted & set(names))
     return found

@@ -1,255 +1,138 @@
 """Layers put together into one view of the image, by names and without unpacking anything.
 
-From the lowest layer up: its marks and its own entries hide what is below them, then its entries are added. Links
-resolve inside the view only. What a link leads to and no layer kept is told as missing, so that a second pass over
-the one layer that has it can bring it.
+From the lowest layer up: its marks and its own entries hide what is below them, then its entries are added.
 
 Source:  OCI image-spec, layer.md, "Whiteouts", "Opaque Whiteout", "Applying Changesets"
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
-from towline.core._contract import Record
 from towline.core._limits import LIMITS, Limits
-from towline.core.layer._content import KeptFile, LayerContent
-from towline.core.layer._names import common, encoded, parents
-
-
-class ViewFile(Record, frozen=True):
-    """A regular file of the image: where it really is, what was kept of it, and the layer that brought it."""
-
-    path: str
-    kept: KeptFile
-    layer: int
-
-    @property
-    def data(self) -> bytes | None:
-        return self.kept.data
-
-
-class Missing(Record, frozen=True):
-    """A file (or all files of a folder, with a `/` at the end) that only a link made interesting."""
-
-    layer: int
-    path: str
-
-
-class _Link(Record, frozen=True):
-    """A symlink, or a hard link whose target is not kept."""
-
-    kind: Literal["symlink", "hardlink"]
-    target: str
-    layer: int
-
-
-class ImageView:
-    """The files of interest in an image, as they are after all its layers."""
-
-    def __init__(
-        self, layers: Sequence[LayerContent], nodes: dict[str, ViewFile | _Link], links: set[str], limits: Limits
-    ) -> None:
-        self._nodes = nodes
-        self._links = links
-        self._hops = limits.symlink_hops
-        self.layers = tuple(layers)
-
-    def resolve(self, path: str) -> str | None:
-        """Return the real path behind a path, through every link on the way; None in a loop. It need not exist."""
-        return _resolved(path, self._nodes, self._links, self._hops, follow_last=True)
-
-    def read(self, path: str) -> ViewFile | None:
-        """Return the file at a path, through links; None if there is none of interest."""
-        real = self.resolve(path)
-        node = self._nodes.get(real) if real is not None else None
-        return node if isinstance(node, ViewFile) else None
-
-    def files(self) -> list[ViewFile]:
-        """Every regular file of interest: the top layer's first, then in order of the archive."""
-        found = [node for node in self._nodes.values() if isinstance(node, ViewFile)]
-        found.sort(key=lambda file: -file.layer)
-        return found
-
-    def folder(self, path: str) -> list[ViewFile]:
-        """Return the files of interest below a folder (through links), by path."""
-        real = self.resolve(path.rstrip("/"))
-        if real is None:
-            return []
-        prefix = real + "/" if real else ""
-        below = [node for at, node in self._nodes.items() if isinstance(node, ViewFile) and at.startswith(prefix)]
-        return sorted(below, key=lambda file: file.path)
-
-    def symlinks(self) -> list[str]:
-        """Every path that is a symlink: the top layer's first, then in order of the archive."""
-        found = [(node.layer, at) for at, node in self._nodes.items() if isinstance(node, _Link)]
-        found.sort(key=lambda pair: -pair[0])
-        return [at for _, at in found]
-
-    def versions(self, path: str) -> list[tuple[int, KeptFile]]:
-        """Return what each layer brought for a path (through the final view's links), the lowest layer first."""
-        real = self.resolve(path)
-        if real is None:
-            return []
-        found = []
-        for index, layer in enumerate(self.layers):
-            kept = layer.files.get(real)
-            if kept is None and real in layer.hard_links and isinstance(node := self._nodes.get(real), ViewFile):
-                kept = node.kept if node.layer == index else None
-            if kept is not None:
-                found.append((index, kept))
-        return found
-
-    def missing(self, paths: Iterable[str], folders: Iterable[str] = ()) -> list[Missing]:
-        """Return the files, and below `folders` all files, which a path leads to by a link and no layer kept.
-
-        A path without a link needs no second pass: what it names was wanted in the first.
-        """
-        top = len(self.layers) - 1
-        wants: dict[str, int] = {}
-        for path in paths:
-            real = self.resolve(path)
-            if real is not None and real != path and real not in self._nodes:
-                wants[real] = top
-        for node in self._nodes.values():
-            if isinstance(node, _Link) and node.kind == "hardlink":
-                wants.setdefault(node.target, node.layer)
-        found = self._having(wants)
-        for folder in folders:
-            real = self.resolve(folder.rstrip("/"))
-            if real and real != folder.rstrip("/"):
-                found += self._having_folder(real)
-        return found
-
-    def _having(self, wants: dict[str, int]) -> list[Missing]:
-        """Find for each path the topmost layer, up to the one given, that has it as a file and did not keep it."""
-        left = {encoded(path): (path, highest) for path, highest in wants.items()}
-        found: list[Missing] = []
-        for index in range(len(self.layers) - 1, -1, -1):
-            layer = self.layers[index]
-            for name in sorted(common(layer.names, [name for name, (_, highest) in left.items() if highest >= index])):
-                path, _ = left.pop(name)
-                if path not in layer.files and path not in layer.symlinks:
-                    found.append(Missing(index, path))
-        return found
-
-    def _having_folder(self, folder: str) -> list[Missing]:
-        """Find the layers that have a folder whose files they were not asked to keep."""
-        prefix, name = folder + "/", [encoded(folder)]
-        return [
-            Missing(index, prefix)
-            for index, layer in enumerate(self.layers)
-            if not any(prefix in wanted.folders for wanted in layer.passes)
-            and (common(layer.folders, name) or common(layer.implied, name))
-        ]
+from towline.core.layer._content import LayerContent
+from towline.core.layer._names import common, encoded
+from towline.core.layer._view import ImageView, Link, Node, ViewFile, resolved
 
 
 def merge(layers: Sequence[LayerContent], limits: Limits = LIMITS) -> ImageView:
-    """Put layers together, the lowest first."""
-    nodes: dict[str, ViewFile | _Link] = {}
-    links: set[str] = set()
+    """Put layers together, the lowest first. What is below a hidden path is found, not looked for."""
+    tree = _Tree(limits.symlink_hops)
     for index, layer in enumerate(layers):
-        if nodes:
-            for path in _hidden(layer, nodes, links, limits):
-                del nodes[path]
-                links.discard(path)
-        _add(index, layer, nodes, links, limits)
-    return ImageView(layers, nodes, links, limits)
+        if tree.nodes:
+            _hide(layer, tree)
+        _add(index, layer, tree)
+    return ImageView(layers, tree.nodes, tree.links, limits)
 
 
-def _hidden(layer: LayerContent, nodes: dict[str, ViewFile | _Link], links: set[str], limits: Limits) -> list[str]:
-    """The paths of lower layers that a layer hides."""
+class _Tree:
+    """The nodes so far: by path, by the bytes of their name, and by the folder they are in."""
 
-    def real(path: str) -> str:
-        return _resolved(path, nodes, links, limits.symlink_hops, follow_last=False) or path
+    def __init__(self, hops: int) -> None:
+        self.nodes: dict[str, Node] = {}
+        self.links: set[str] = set()
+        # Every node, and every folder above one.
+        self.known: dict[bytes, str] = {}
+        self._children: dict[str, dict[str, None]] = {"": {}}
+        self.hops = hops
 
-    above = {folder for path in nodes for folder in parents(path)}
-    whiteouts = {real(path) for path in layer.whiteouts}
-    opaque = {real(path) for path in layer.opaque}
-    gone = {encoded(path): path for path in nodes}
-    covers = {encoded(path): path for path in above}
+    def real(self, path: str) -> str | None:
+        """Return where a path is, through the links above it; None if that does not end."""
+        return resolved(path, self.nodes, self.links, self.hops, follow_last=False)
+
+    def put(self, path: str, node: Node) -> None:
+        # Taken out first, so that the order is that of the layer that brought it.
+        if self.nodes.pop(path, None) is None:
+            self._attach(path)
+        self.nodes[path] = node
+        if isinstance(node, Link) and node.kind == "symlink":
+            self.links.add(path)
+        else:
+            self.links.discard(path)
+
+    def drop(self, path: str) -> None:
+        if self.nodes.pop(path, None) is not None:
+            self.links.discard(path)
+            self._detach(path)
+
+    def drop_below(self, folder: str) -> None:
+        todo = list(self._children.get(folder, ()))
+        while todo:
+            path = todo.pop()
+            todo += self._children.get(path, ())
+            self.drop(path)
+
+    def _attach(self, path: str) -> None:
+        self.known[encoded(path)] = path
+        while path:
+            folder = path.rpartition("/")[0]
+            siblings = self._children.get(folder)
+            if siblings is not None:
+                siblings[path] = None
+                return
+            self._children[folder] = {path: None}
+            self.known[encoded(folder)] = folder
+            path = folder
+
+    def _detach(self, path: str) -> None:
+        while path and path not in self._children and path not in self.nodes:
+            del self.known[encoded(path)]
+            folder = path.rpartition("/")[0]
+            siblings = self._children[folder]
+            del siblings[path]
+            if siblings or not folder:
+                return
+            del self._children[folder]
+            path = folder
+
+
+def _hide(layer: LayerContent, tree: _Tree) -> None:
+    """Take away what a layer hides of those below it."""
+    known = tree.known
     # A non-folder hides a file and a folder of its name; a folder hides a non-folder. A folder without an entry of
     # its own is walked through where the lower layer has a link, as an unpacker would.
-    over = common(layer.names, gone.keys() | covers.keys())
-    hides = {gone[name] for name in over if name in gone} | whiteouts
-    hides |= {gone[name] for name in common(layer.folders, gone.keys())}
-    hides |= {gone[name] for name in common(layer.implied, gone.keys())} - links
-    hides_below = ({covers[name] for name in over if name in covers} | (whiteouts & above)) | (opaque & above)
-    if "" in opaque:
-        return list(nodes)
-    if not hides_below:
-        return [path for path in hides if path in nodes]
-    return [path for path in nodes if path in hides or not hides_below.isdisjoint(parents(path))]
+    covered = [known[name] for name in common(layer.names, known.keys())]
+    folders = [known[name] for name in common(layer.folders, known.keys())]
+    folders += [path for name in common(layer.implied, known.keys()) if (path := known[name]) not in tree.links]
+    whiteouts = [tree.real(path) or path for path in layer.whiteouts]
+    opaque = [tree.real(path) or path for path in layer.opaque]
+    for path in (*covered, *folders, *whiteouts):
+        tree.drop(path)
+    for path in (*covered, *whiteouts, *opaque):
+        tree.drop_below(path)
 
 
-def _add(index: int, layer: LayerContent, nodes: dict[str, ViewFile | _Link], links: set[str], limits: Limits) -> None:
-    def real(path: str) -> str | None:
-        return _resolved(path, nodes, links, limits.symlink_hops, follow_last=False)
-
-    # Files and symlinks first: a hard link's target may stand behind it in the archive.
-    placed = [(real(path), path) for path in layer.files]
-    targets = [(real(path), text) for path, text in layer.symlinks.items()]
-    for at, path in placed:
+def _add(index: int, layer: LayerContent, tree: _Tree) -> None:
+    """Add a layer's entries, through links of the layers below."""
+    # Where each goes is settled before any is added: an entry does not go through a link of its own layer.
+    files = [(tree.real(path), kept) for path, kept in layer.files.items()]
+    symlinks = [(tree.real(path), text) for path, text in layer.symlinks.items()]
+    for at, kept in files:
         if at is not None:
-            nodes.pop(at, None)
-            nodes[at] = ViewFile(at, layer.files[path], index)
-            links.discard(at)
-    for at, text in targets:
+            tree.put(at, ViewFile(at, kept, index))
+    for at, text in symlinks:
         if at is not None:
-            folder = at.rpartition("/")[0]
-            nodes.pop(at, None)
-            nodes[at] = _Link("symlink", text if text.startswith("/") else f"{folder}/{text}", index)
-            links.add(at)
-    # Several links may lead to each other; a bounded number of rounds settles every chain that ends in a file.
-    left = dict(layer.hard_links)
-    while left:
-        settled = []
-        for path, target in left.items():
-            at, source = real(path), real(target)
-            node = nodes.get(source) if source is not None else None
-            if at is None:
-                settled.append(path)
-            elif isinstance(node, ViewFile):
-                nodes[at] = ViewFile(at, node.kept, index)
-                settled.append(path)
-            elif isinstance(node, _Link) and node.kind == "symlink":
-                nodes[at] = _Link("symlink", node.target, index)
-                links.add(at)
-                settled.append(path)
-        if not settled:
+            target = text if text.startswith("/") else f"{at.rpartition('/')[0]}/{text}"
+            tree.put(at, Link("symlink", target, index))
+    _add_hard_links(index, layer.hard_links, tree)
+
+
+def _add_hard_links(index: int, hard_links: dict[str, str], tree: _Tree) -> None:
+    """Give each hard link what its target is; targets may stand behind their links, and be links themselves."""
+    left = [(at, tree.real(target)) for path, target in hard_links.items() if (at := tree.real(path)) is not None]
+    for _ in range(tree.hops):
+        waiting = []
+        for at, target in left:
+            node = None if target is None else tree.nodes.get(target)
+            if isinstance(node, ViewFile):
+                tree.put(at, ViewFile(at, node.kept, index))
+            elif isinstance(node, Link) and node.kind == "symlink":
+                tree.put(at, Link("symlink", node.target, index))
+            else:
+                waiting.append((at, target))
+        if len(waiting) == len(left):
             break
-        for path in settled:
-            del left[path]
-    for path, target in left.items():
-        at = real(path)
-        if at is not None:
-            nodes[at] = _Link("hardlink", real(target) or target, index)
-
-
-def _resolved(
-    path: str, nodes: dict[str, ViewFile | _Link], links: set[str], hops: int, *, follow_last: bool
-) -> str | None:
-    """Follow the links in a path from its root on; None after too many."""
-    if path not in links and links.isdisjoint(parents(path)):
-        return path
-    todo = path.split("/")[::-1]
-    done: list[str] = []
-    while todo:
-        part = todo.pop()
-        if part in ("", "."):
-            continue
-        if part == "..":
-            if done:
-                done.pop()
-            continue
-        done.append(part)
-        at = "/".join(done)
-        if at in links and (todo or follow_last):
-            hops -= 1
-            node = nodes[at]
-            if hops < 0 or not isinstance(node, _Link):
-                return None
-            done = []
-            todo += node.target.split("/")[::-1]
-    return "/".join(done)
+        left = waiting
+    for at, target in left:
+        if target is not None:
+            tree.put(at, Link("hardlink", target, index))
