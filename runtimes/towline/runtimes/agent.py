@@ -18,6 +18,7 @@ import anyio
 from anyio import to_thread
 from anyio.abc import TaskStatus
 
+from towline._version import VERSION
 from towline.core import Entropy, Note, Record, RemoteProtocolError
 from towline.core.agent import AgentInfo
 from towline.core.http import Answer, Asked, Drain, Face, Gone
@@ -25,7 +26,7 @@ from towline.core.inventory import ANALYSER_VERSION
 from towline.drivers import Listener
 from towline.drivers.store_sqlite import JobStore
 from towline.runtimes.agent_api import AgentApi
-from towline.runtimes.agent_config import VERSION, AgentConfig, Driver
+from towline.runtimes.agent_config import AgentConfig, Driver
 from towline.runtimes.agent_desk import RegistryDesk
 from towline.runtimes.agent_jobs import JobRunner
 from towline.runtimes.agent_outbox import OutboxPump

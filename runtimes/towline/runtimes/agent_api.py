@@ -10,6 +10,7 @@ from typing import Any, Final, TypeAlias
 
 import anyio
 
+from towline._version import VERSION
 from towline.core import Entropy, RemoteProtocolError, TowlineError
 from towline.core.agent import (
     JOB_TABLE,
@@ -50,7 +51,7 @@ from towline.core.agent import (
 from towline.core.http import ServerRequest
 from towline.core.registry import DIALECTS, CheckStep
 from towline.drivers.store_sqlite import Admitted, JobStore
-from towline.runtimes.agent_config import VERSION, AgentConfig, place_of
+from towline.runtimes.agent_config import AgentConfig, place_of
 from towline.runtimes.agent_desk import RegistryDesk
 from towline.runtimes.agent_jobs import JobRunner
 from towline.runtimes.agent_outbox import OutboxPump

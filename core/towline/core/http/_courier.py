@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final, Generic, TypeVar
 
+from towline._version import VERSION
 from towline.core._contract import Instant
 from towline.core._entropy import Entropy
 from towline.core._errors import LocalProtocolError, RemoteProtocolError, TowlineError
@@ -32,7 +33,7 @@ from towline.core.http._pool import Exchange, Pool
 
 T = TypeVar("T")
 
-USER_AGENT: Final = "towline/0.1.0"
+USER_AGENT: Final = f"towline/{VERSION}"
 
 
 class Courier(Generic[T]):
@@ -156,9 +157,8 @@ class Courier(Generic[T]):
             return WAKE if now >= question.until else None
         if isinstance(question, End):
             return self._verdicts.pop(question.stream, None)
-        if isinstance(question, Together):
-            return self._gather(task, now)
-        return None
+        assert isinstance(question, Together)
+        return self._gather(task, now)
 
     def _take_question(self, task: _Task, asked: Any, now: Instant) -> None:
         if isinstance(asked, Finished | Failed):
