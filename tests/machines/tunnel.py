@@ -102,7 +102,7 @@ def _client_case(name: str, polling_first: bool) -> MachineCase:
         return _conversation(polling_first, "client")
 
     return MachineCase(
-        f"tunnel client, {name}",
+        f"tunnel-client-{name}",
         lambda: make_client(polling_first=polling_first, limits=SMALL),
         conversation,
         wire_facts((1, 3, 5, 7), st.one_of(_frames(None), _answers())),
@@ -118,7 +118,7 @@ def _host_case(name: str, polling_first: bool) -> MachineCase:
     hello = {"token": TOKEN, "metadata": METADATA | {"filters": "f" * 4000}}
     identify = b'4{"type":0,"data":["identify",%s]}' % msgspec.json.encode(hello)
     return MachineCase(
-        f"tunnel host, {name}",
+        f"tunnel-host-{name}",
         lambda: HostRoot(limits=SMALL),
         conversation,
         wire_facts((2, 4, 6), st.one_of(_frames(MASK), _requests()), accepted, accepted, at_most=16),
@@ -135,7 +135,7 @@ def _host_case(name: str, polling_first: bool) -> MachineCase:
 
 CASES = [
     _client_case("websocket", False),
-    _client_case("polling first", True),
+    _client_case("polling-first", True),
     _host_case("websocket", False),
-    _host_case("polling first", True),
+    _host_case("polling-first", True),
 ]
