@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from http_tools import events, pieces, sent
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towline.core import Body, Broken, Head, Limits, LocalProtocolError, RemoteProtocolError, Secret, Tail
@@ -400,6 +400,7 @@ WIRES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(WIRES), st.lists(st.integers(1, 40), min_size=1, max_size=8))
 def test_cut_anywhere(wire: bytes, cuts: list[int]) -> None:
     client = asked()

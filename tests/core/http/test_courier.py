@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from http_tools import Network, drain, raised, tell
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towline.core import (
@@ -504,6 +504,46 @@ def test_the_first_failure_ends_the_others() -> None:
     assert closed == [1, 2]
 
 
+def test_an_ended_group_leaves_no_request_waiting() -> None:
+    def failing() -> Step[None]:
+        yield from sleep(1.0)
+        raise BAD_BYTES
+
+    def asking() -> Step[Any]:
+        try:
+            yield from together([get(), get(URL + "2"), failing(), failing()], 4)
+        except RemoteProtocolError:
+            return (yield from get(URL + "3"))
+
+    courier = Courier(asking(), limits=Limits(links_per_origin=1))
+    tell(courier, WAKE)
+    assert tell(courier, WAKE, 1.0) == [], "the link that is opening will do for the next request"
+    (transmit,) = tell(courier, Opened(1), 1.0)
+    assert transmit.data.startswith(b"GET /3 ")
+
+
+@pytest.mark.parametrize(("fact", "now", "wishes"), [(Lost(1, "refused"), 9.0, []), (WAKE, 10.0, [Drop(1)])])
+def test_a_link_that_nobody_waits_for_may_fail(fact: Any, now: float, wishes: list[Any]) -> None:
+    def hasty() -> Step[None]:
+        try:
+            yield from together([get(), in_turn(begin(1, Plan()), end(1))], 2)
+        except RemoteProtocolError:
+            yield from sleep(50.0)
+
+    courier = Courier(hasty())
+    tell(courier, WAKE)
+    tell(courier, Refused(1, BAD_BYTES), 1.0)
+    assert tell(courier, fact, now) == wishes
+
+
+def test_a_rest_that_breaks_is_nobodys_trouble() -> None:
+    courier = Courier(fetched_twice())
+    tell(courier, WAKE)
+    tell(courier, Opened(1))
+    tell(courier, Received(1, b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n"), 1.0)
+    assert tell(courier, Ended(1), 2.0) == [Close(1)]
+
+
 # ── streams ────────────────────────────────────────────────────────────────────
 def download(stream: int = 7) -> Step[Any]:
     yield from begin(stream, Plan(), 10)
@@ -587,6 +627,7 @@ def test_reading_past_the_end_says_the_end_again() -> None:
 
 
 # ── promises ───────────────────────────────────────────────────────────────────
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6))
 def test_cut_anywhere(cuts: list[int]) -> None:
     def site(request: RequestHead, body: bytes) -> tuple[int, tuple[tuple[str, str], ...], bytes]:

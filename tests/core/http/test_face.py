@@ -164,6 +164,7 @@ def test_links_do_not_mix() -> None:
     assert {wish.link for wish in tell(made, Answer(1, 200))} == {2}
     assert made.owns(2)
     assert not made.owns(6)
+    assert repr(made) == "Face(links=2, exchanges=0, draining=False)"
 
 
 def test_slow_askers_are_told_and_closed() -> None:

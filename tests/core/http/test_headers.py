@@ -6,7 +6,7 @@ import pytest
 
 from towline.core import RemoteProtocolError, Secret
 from towline.core.http import members, strip_hop_by_hop, without
-from towline.core.http._headers import check_method, check_target, content_length, written
+from towline.core.http._headers import Fields, check_method, check_target, content_length, written
 
 
 def test_strips_what_belongs_to_this_hop() -> None:
@@ -22,6 +22,12 @@ def test_strips_what_belongs_to_this_hop() -> None:
     )
     assert strip_hop_by_hop(given) == (("Accept", "*/*"), ("Authorization", Secret("t")), ("Accept", "text/html"))
     assert without(given, frozenset({"accept"}))[-1] == ("Authorization", Secret("t"))
+
+
+def test_fields_show_their_names_only() -> None:
+    fields = Fields((("authorization", "Basic hunter2"), ("accept", "*/*")))
+    assert repr(fields) == "Fields(authorization, accept)"
+    assert "hunter2" not in str(fields.__rich_repr__())
 
 
 def test_members_of_a_list() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from http_tools import Owned, events, pieces, sent
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towline.core import (
@@ -175,9 +175,13 @@ def test_a_cut_shows() -> None:
     server.respond_head(200, (), now=0.0)
     server.send_body(b"half")
     server.cut()
+    server.cut()
     assert b"0\r\n\r\n" not in sent(server)
     assert ending(server) == ["Drop"]
     assert server.closed
+    events(server)
+    server.received(GET, 0.0)
+    assert events(server) == []
 
 
 def test_an_answer_shorter_than_it_announced_is_a_cut() -> None:
@@ -276,6 +280,19 @@ def test_a_long_rest_of_a_body_is_not() -> None:
     assert ending(server) == ["Close"]
 
 
+def test_a_fault_of_a_peer_that_has_ended_is_answered_and_closed() -> None:
+    server = serving(GET + b"bad\r\n\r\n")
+    server.ended(0.0)
+    server.respond(200, (), now=0.0)
+    assert b" 400 " in sent(server)
+    assert ending(server) == ["Close"]
+
+
+def test_a_fault_of_a_head_request_is_answered_without_a_body() -> None:
+    server = serving(b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n")
+    assert sent(server).endswith(b"\r\n\r\n")
+
+
 def test_lingering_ends_with_the_peer_or_in_time() -> None:
     for finish in (lambda server: server.ended(1.0), lambda server: server.wake(5.0)):
         server = serving(b"bad\r\n\r\n")
@@ -296,6 +313,8 @@ def test_an_upgrade_hands_the_link_over() -> None:
     server.received(b"abcd", 0.0)
     assert server.upgrade() == b"\x81\x82abcd"
     assert (server.state, server.deadline(), ending(server)) == ("switched", None, [])
+    server.lost("reset")
+    assert (server.state, events(server)) == ("switched", [Tail()])
 
 
 def test_an_upgrade_can_be_declined() -> None:
@@ -414,6 +433,14 @@ def test_a_silent_body_is_answered_408_where_the_owner_set_a_time() -> None:
     assert serving(POST[:-1]).deadline() is None
 
 
+def test_a_silent_body_under_an_answer_is_a_cut() -> None:
+    server = serving(POST[:-1], silence=5.0)
+    server.respond_head(200, (), now=1.0)
+    server.wake(5.0)
+    assert isinstance(events(server)[-1], Broken)
+    assert ending(server) == ["Drop"]
+
+
 def test_a_kept_link_is_closed_after_a_while() -> None:
     server = serving(GET, keep_alive=60.0)
     assert server.deadline() is None, "the owner may take its time"
@@ -453,6 +480,7 @@ WIRES = [
 ]
 
 
+@settings(deadline=None)
 @given(st.sampled_from(WIRES), st.lists(st.integers(1, 40), min_size=1, max_size=8))
 def test_cut_anywhere(wire: bytes, cuts: list[int]) -> None:
     def told(cuts: list[int]) -> tuple[list[Any], bytes, list[str]]:

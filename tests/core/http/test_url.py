@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from towline.core import RemoteProtocolError
@@ -108,6 +108,7 @@ def test_what_a_log_shows(text: str, shown: str) -> None:
     assert redacted(text) == shown
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_any_text(base: str, reference: str) -> None:
     for prefix in ("", "http://a.test/", "https://"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from towline.core.http._client import CLIENT_TABLE, ClientConnection, ClientEvent
 from towline.core.http._courier import USER_AGENT, Courier
+from towline.core.http._exchange import SERVER_TABLE, RequestHead, ServerEvent, error_body
 from towline.core.http._face import (
     Answer,
     AnswerBody,
@@ -25,13 +26,7 @@ from towline.core.http._face import (
 from towline.core.http._headers import CREDENTIAL, FRAMING, HOP_BY_HOP, members, strip_hop_by_hop, without
 from towline.core.http._pool import LINK_TABLE
 from towline.core.http._redirect import fetch_following
-from towline.core.http._server import (
-    SERVER_TABLE,
-    RequestHead,
-    ServerConnection,
-    ServerEvent,
-    error_body,
-)
+from towline.core.http._server import ServerConnection
 from towline.core.http._url import Origin, Url, redacted
 
 __all__ = [

@@ -10,8 +10,9 @@ from towline.core._errors import LocalProtocolError, RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, HeaderList, Tail
 from towline.core._wire import Accepted, Close, Ended, Finished, Lost, Received, WireFact
+from towline.core.http._exchange import RequestHead, error_body
 from towline.core.http._headers import Fields
-from towline.core.http._server import RequestHead, ServerConnection, error_body
+from towline.core.http._server import ServerConnection
 
 
 class ServerRequest(Fields, frozen=True):
@@ -208,8 +209,6 @@ class Face:
         caller.connection.want_body()
 
     def _collect(self, caller: _Caller, data: Data, now: Instant) -> None:
-        if caller.head is None:
-            return
         caller.size += len(data)
         # A copy: the piece may be a small view of a large buffer.
         caller.pieces.append(bytes(data))
@@ -220,8 +219,7 @@ class Face:
     def _ask(self, caller: _Caller, now: Instant) -> None:
         head, body = caller.head, b"".join(caller.pieces)
         self._forget(caller)
-        if head is None:
-            return
+        assert head is not None
         try:
             request = server_request(head, body, caller.listener, caller.peer)
         except RemoteProtocolError as error:
@@ -236,8 +234,6 @@ class Face:
         self._refuse(caller, 413, f"expected a body of at most {self._limits.http_request_body} bytes, got more", now)
 
     def _refuse(self, caller: _Caller, status: int, why: str, now: Instant) -> None:
-        if not caller.connection.answerable:
-            return  # a fault further on in the request was answered already
         code = "REQUEST_TOO_LARGE" if status == 413 else "BAD_REQUEST"
         headers = (("Content-Type", "application/json"),)
         caller.connection.respond(status, headers, error_body(code, why), now=now)

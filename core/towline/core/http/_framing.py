@@ -97,8 +97,7 @@ def parse_head(parser: h11.Connection, head: bytes) -> h11.Request | h11.Respons
     """Let h11 judge a complete head."""
     parser.receive_data(head)
     event = next_event(parser)
-    if not isinstance(event, h11.Request | h11.Response | h11.InformationalResponse):
-        raise Fault(400, "expected a head, got something else")
+    assert isinstance(event, h11.Request | h11.Response | h11.InformationalResponse)
     if event.http_version not in (b"1.1", b"1.0"):
         raise Fault(505, "expected HTTP/1.0 or HTTP/1.1, got another version")
     return event
@@ -143,7 +142,7 @@ def fields(event: h11.Request | h11.Response | h11.InformationalResponse) -> Hea
 
 # ── reading bodies ─────────────────────────────────────────────────────────────
 class CountedBody:
-    """A body of known length. `left` are the bytes still owed; never negative."""
+    """A body of known length. `left` are the bytes still owed; never negative. It is fed while some are."""
 
     def __init__(self, length: int) -> None:
         self._length = length
@@ -155,8 +154,7 @@ class CountedBody:
         piece, self.surplus = data[: self.left], data[self.left :]
         self.left -= len(piece)
         self.done = self.left == 0
-        if piece:
-            yield piece
+        yield piece
 
     def end(self) -> str | None:
         """The peer ended: return what is missing, None if that is how the body ends."""

@@ -90,8 +90,7 @@ class Exchange:
 
     def break_off(self, why: str, kind: str, now: Instant, *, sent: bool = True) -> None:
         """End the exchange before its time. The error names method and address, without what is secret in it."""
-        if not self.over:
-            self.put(Broken(f"{self.request.method} {redacted(self.url)}: {why}", kind, sent), now)
+        self.put(Broken(f"{self.request.method} {redacted(self.url)}: {why}", kind, sent), now)
 
     def deadline(self) -> Instant | None:
         """The instant at which this body is too silent or too slow; None while nobody waits for it."""
@@ -100,18 +99,14 @@ class Exchange:
         return self._asked_at + min(self._limits.time_silence, self._limits.time_min_rate_window - self._waited)
 
     def wake(self, now: Instant) -> str | None:
-        """Return what is wrong with the body's pace at this instant, or None."""
-        if self._asked_at is None or self.over:
-            return None
+        """The deadline came: return what is wrong with the body's pace, or None if it goes on."""
+        assert self._asked_at is not None
         if now >= self._asked_at + self._limits.time_silence:
             return f"expected the next bytes within {self._limits.time_silence:g} s, got none"
         window = self._limits.time_min_rate_window
-        if now >= self._asked_at + window - self._waited:
-            if self._bytes < window * self._limits.time_min_rate:
-                return (
-                    f"expected {self._limits.time_min_rate} bytes a second over {window:g} s, got {self._bytes} in all"
-                )
-            self._bytes, self._waited, self._asked_at = 0, 0.0, now
+        if self._bytes < window * self._limits.time_min_rate:
+            return f"expected {self._limits.time_min_rate} bytes a second over {window:g} s, got {self._bytes} in all"
+        self._bytes, self._waited, self._asked_at = 0, 0.0, now
         return None
 
 
@@ -126,9 +121,6 @@ class _Slot:
         self.exchange: Exchange | None = exchange
         self.until: Instant | None = until
         self.answered_at: Instant | None = None  # when its last response ended
-
-    def __repr__(self) -> str:
-        return f"_Slot({self.number}, {self.state})"
 
     def step(self, fed: str) -> None:
         self.state = LINK_TABLE.next(self.state, fed)
@@ -203,9 +195,7 @@ class Pool:
         if waiting and exchange in waiting:
             waiting.remove(exchange)
             return
-        slot = next((slot for slot in self._slots.values() if slot.exchange is exchange), None)
-        if slot is None:
-            return
+        slot = next(slot for slot in self._slots.values() if slot.exchange is exchange)
         slot.exchange = None
         if slot.state == "opening":
             return  # let it open: the next request to this origin is likely

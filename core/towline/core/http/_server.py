@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 import h11
 
@@ -13,8 +12,8 @@ from towline.core._contract import Data, Instant
 from towline.core._errors import LocalProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, HeaderList, Tail
-from towline.core._table import Table
 from towline.core._wire import Close, Drop, Shut, Transmit
+from towline.core.http._exchange import REASONS, SERVER_TABLE, RequestHead, ServerEvent, error_body
 from towline.core.http._framing import (
     BodyReader,
     BodyWriter,
@@ -25,52 +24,7 @@ from towline.core.http._framing import (
     fields,
     parse_head,
 )
-from towline.core.http._headers import FRAMING, Fields, members, without, written
-
-
-class RequestHead(Fields, frozen=True):
-    """A request began. `target` is byte for byte what stood in the request line; it begins with `/` or is `*`."""
-
-    method: str
-    target: str
-    version: str = "1.1"
-
-    def __repr__(self) -> str:
-        return f"RequestHead({self.method}, {', '.join(name for name, _ in self.headers)})"
-
-    @property
-    def upgrades_to(self) -> str | None:
-        """The protocol this request wants to switch to, in lower case, or None (RFC 9110 §7.8)."""
-        if self.version == "1.0" or "upgrade" not in members(self.all("connection")):
-            return None
-        return next(iter(members(self.all("upgrade"))), None)
-
-
-ServerEvent: TypeAlias = RequestHead | Body | Tail | Broken
-
-SERVER_TABLE: Final = Table(
-    "http server",
-    "idle",
-    {
-        ("idle", "head"): "asked",
-        ("idle", "fault"): "lingering",
-        ("idle", "end"): "closed",
-        ("idle", "last"): "closed",
-        ("asked", "answer head"): "answering",
-        ("asked", "upgrade"): "switched",
-        ("asked", "fault"): "lingering",
-        ("asked", "cut"): "closed",
-        ("answering", "answered"): "emptying",
-        ("answering", "cut"): "closed",
-        ("emptying", "next"): "idle",
-        ("emptying", "last"): "closed",
-        ("emptying", "linger"): "lingering",
-        ("emptying", "cut"): "closed",
-        ("lingering", "last"): "closed",
-        ("lingering", "cut"): "closed",
-    },
-    ends=frozenset({"closed", "switched"}),
-)
+from towline.core.http._headers import FRAMING, members, without, written
 
 
 class ServerConnection:
@@ -126,7 +80,7 @@ class ServerConnection:
         self._held = bytearray()  # what came behind the request that is being answered
         self._peer_ended = False
         self._end_told = True  # False while the end of the peer's bytes was not acted on
-        self._dropped = 0  # bytes thrown away since the answer was complete
+        self._dropped = 0  # bytes thrown away while lingering
 
     def __repr__(self) -> str:
         return f"ServerConnection(link={self.link}, state={self.state})"
@@ -222,10 +176,6 @@ class ServerConnection:
                     self._body_was_read()
                 elif self.state != "emptying":
                     return Body(piece)
-                else:
-                    self._dropped += len(piece)
-                    if self._dropped > self._limits.http_drain:
-                        self._finish("last", Close(self.link))
             elif self.state == "idle" and self._held:
                 self._inbox.appendleft(memoryview(bytes(self._held)))
                 self._held.clear()
@@ -325,8 +275,6 @@ class ServerConnection:
             self._pieces = self._reader.feed(view)
         elif self.state in ("asked", "answering"):
             self._hold(view)
-        elif self.state == "lingering":
-            self._throw_away(len(view))
 
     def _read_head(self, view: memoryview) -> None:
         if not len(self._head):
@@ -416,7 +364,6 @@ class ServerConnection:
         if self._last or waits or left is None or left > self._limits.http_drain:
             self._linger("linger")
             return
-        self._dropped = 0
         self._until = now + self._limits.time_silence
 
     def _after_answer(self) -> None:
@@ -430,9 +377,6 @@ class ServerConnection:
 
     def _refuse(self, fault: Fault) -> None:
         """Answer the peer's fault, if no answer has begun, and take nothing more from it."""
-        if self.state == "emptying":
-            self._finish("last", Close(self.link))
-            return
         if self.state == "answering":
             self._events.append(Broken(fault.why, "protocol-error"))
             self._finish("cut", Drop(self.link))
@@ -494,44 +438,3 @@ class ServerConnection:
 
     def _step(self, fed: str) -> None:
         self.state = SERVER_TABLE.next(self.state, fed)
-
-
-def error_body(code: str, message: str) -> bytes:
-    """Return the small JSON body of an error answer (agent.md §5)."""
-    return json.dumps({"error": {"code": code, "message": message}}, separators=(",", ":")).encode("ascii")
-
-
-# For people who read the wire; the protocol does not need them.
-REASONS: Final[dict[int, str]] = {
-    200: "OK",
-    201: "Created",
-    202: "Accepted",
-    204: "No Content",
-    206: "Partial Content",
-    301: "Moved Permanently",
-    302: "Found",
-    303: "See Other",
-    304: "Not Modified",
-    307: "Temporary Redirect",
-    308: "Permanent Redirect",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    408: "Request Timeout",
-    409: "Conflict",
-    410: "Gone",
-    413: "Content Too Large",
-    415: "Unsupported Media Type",
-    416: "Range Not Satisfiable",
-    422: "Unprocessable Content",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-    505: "HTTP Version Not Supported",
-}
