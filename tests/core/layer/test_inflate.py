@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import sys
 
 import msgspec
 import pytest
@@ -13,7 +14,7 @@ from layer_tools import cut, gzipped
 from towline.core import LIMITS, Limits, RemoteProtocolError
 from towline.core.layer import Inflater, _inflate
 
-zstd = pytest.importorskip("backports.zstd")
+zstd = pytest.importorskip("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
 
 TEXT = bytes(range(256)) * 40 + b"towline" * 3000
 

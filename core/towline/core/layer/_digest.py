@@ -16,7 +16,7 @@ def algorithm(digest: str) -> str:
     """Return the hash's name in a digest `sha256:<hex>`; raise "invalid-manifest" for any other form."""
     found = _DIGEST.fullmatch(digest)
     if found is None:
-        raise RemoteProtocolError("invalid-manifest", f"expected a sha256, sha384 or sha512 digest, got {digest[:100]!r}")
+        raise RemoteProtocolError("invalid-manifest", f"expected a SHA-256, 384 or 512 digest, got {digest[:100]!r}")
     return digest.partition(":")[0]
 
 
