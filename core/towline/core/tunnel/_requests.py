@@ -39,7 +39,7 @@ class Asked(Record, frozen=True):
     exchange: int
     link: int
     method: str
-    path: str
+    describe: bool  # the description of the service is asked for
     token: Secret
     query: dict[str, str]
     upgrade: bool
@@ -80,7 +80,7 @@ def read_request(exchange: int, link: int, request: HttpRequest) -> Asked:
         exchange,
         link,
         request.method,
-        path,
+        path.rstrip("/") == f"{PREFIX}/spec",
         Secret(token.lower()),
         first,
         wants,
@@ -97,7 +97,7 @@ def aside(asked: Asked, silence: float) -> Reply | None:
     if asked.method == "OPTIONS":
         methods = ("Access-Control-Allow-Methods", "GET, HEAD, PUT, POST, DELETE, OPTIONS")
         return Reply(asked.exchange, 200, (*asked.cors, methods, ("Access-Control-Max-Age", "2592000")), b"")
-    if asked.path.rstrip("/") == f"{PREFIX}/spec" and asked.method in ("GET", "HEAD"):
+    if asked.describe and asked.method in ("GET", "HEAD"):
         spec = {
             "timeout": round(silence * 1000),
             "pathname": PREFIX,
