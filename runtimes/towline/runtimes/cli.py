@@ -1,7 +1,7 @@
 """The command: what a person types, and what the shell gets back.
 
 Exit codes: 0 done, 1 what was asked is not so, 2 usage or configuration, 3 a peer is unreachable, 130 interrupted.
-Each command's code is imported when it runs, so that `towline version` loads no loop.
+Reading the command line imports none of the rest; each command's code is imported when it runs.
 """
 
 from __future__ import annotations
@@ -10,11 +10,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import NoReturn
 
-from towline.core import TowlineError
-from towline.runtimes.output import error_lines, exit_code, say
+from towline._version import VERSION
 
 DONE, NOT_SO, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -30,17 +28,8 @@ class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors look like all the others."""
 
     def error(self, message: str) -> NoReturn:
-        say(f"towline: BAD_REQUEST: {message}")
-        say(f"hint: {self.prog} --help")
+        _say(f"towline: BAD_REQUEST: {message}", f"hint: {self.prog} --help")
         raise SystemExit(USAGE)
-
-
-def towline_version() -> str:
-    """Return the version of the installed distribution."""
-    try:
-        return version("towline")
-    except PackageNotFoundError:
-        return "0+unknown"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -50,13 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:
         return int(stop.code or 0)
     try:
-        return _run(arguments)
-    except TowlineError as error:
-        if arguments.debug:
-            raise
-        for line in error_lines(error):
-            say(line)
-        return exit_code(error)
+        code = _run(arguments)
+        # Or a reader that went away would be noticed at the interpreter's end only, loudly.
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -66,15 +52,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("towline"):
             raise
-        say(f'towline: INVALID_CONFIGURATION: this command needs {error.name}. hint: pip install "towline[agent]"')
+        _say(f"towline: INVALID_CONFIGURATION: this command needs {error.name}", 'hint: pip install "towline[agent]"')
         return USAGE
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    command = arguments.command
-    if command == "version":
-        sys.stdout.write(f"towline {towline_version()}\n")
+    if arguments.command == "version":
+        sys.stdout.write(f'{{"version":"{VERSION}"}}\n' if arguments.output == "json" else f"towline {VERSION}\n")
         return DONE
+    from towline.core import TowlineError
+
+    try:
+        return _command(arguments.command, arguments)
+    except TowlineError as error:
+        if arguments.debug:
+            raise
+        from towline.runtimes.output import error_lines, exit_code
+
+        _say(*error_lines(error))
+        return exit_code(error)
+
+
+def _command(command: str, arguments: argparse.Namespace) -> int:
     if command in _PROGRAMS:
         from towline.runtimes.programs import run_program
 
@@ -86,6 +85,11 @@ def _run(arguments: argparse.Namespace) -> int:
     from towline.runtimes.hands import run_tool
 
     return run_tool(command, arguments)
+
+
+def _say(*lines: str) -> None:
+    for line in lines:
+        sys.stderr.write(line + "\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -134,7 +138,8 @@ def _parser() -> argparse.ArgumentParser:
     for streaming in (pull, scan):
         streaming.add_argument("--no-progress", action="store_true", help="no live lines on a terminal")
         streaming.add_argument("-q", "--quiet", action="store_true", help="no live lines and no remarks")
-    commands.add_parser("version", help="print the version", parents=[everywhere])
+    version = commands.add_parser("version", help="print the version", parents=[everywhere])
+    version.add_argument("-o", "--output", choices=("plain", "json"), default="plain", help="form of the answer")
     return parser
 
 
@@ -153,10 +158,19 @@ def _registry_options(parser: _Parser) -> None:
         "--realm-host", action="append", default=[], metavar="HOST", help="may be asked for a token too"
     )
     parser.add_argument("--allow-network", action="append", default=[], metavar="CIDR", help="redirects may lead here")
-    parser.add_argument("--timeout", metavar="TIME", help="for the whole operation, such as 30s or 5m")
+    parser.add_argument("--timeout", metavar="TIME", type=_duration, help="for the whole operation, such as 30s or 5m")
     parser.add_argument("--retries", type=_count, metavar="N", help="attempts after the first (default 4)")
     # Brings a vendor's name to another address, for tests.
     parser.add_argument("--resolve", action="append", default=[], metavar="HOST:PORT:ADDR", help=argparse.SUPPRESS)
+
+
+def _duration(value: str) -> float:
+    from towline.runtimes.settings import seconds
+
+    try:
+        return seconds(value)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _count(value: str) -> int:
