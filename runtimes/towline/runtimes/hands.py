@@ -9,20 +9,21 @@ import platform as machine_platform
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import trio
 
-from towline.core import LIMITS, Entropy, RemoteProtocolError, Secret, Step
+from towline.core import LIMITS, Entropy, RemoteProtocolError, Secret, Step, TowlineError
 from towline.core.http import Courier
 from towline.core.registry import (
+    CheckStep,
     Credentials,
     ImageReference,
     Listing,
     Platform,
     Registry,
-    check,
     get_manifest,
     list_repositories,
     list_tags,
@@ -31,17 +32,23 @@ from towline.core.registry import (
 from towline.core.scan import ScanOptions, ScanOutcome, pull_image, scan_image
 from towline.drivers import BlobStore, Dialer, Guard, TlsSettings, on_trio
 from towline.drivers.blob_folder import OciLayoutStore
-from towline.runtimes import logins, settings
-from towline.runtimes.output import say, size, write_json, write_lines, write_table
+from towline.runtimes import logins
+from towline.runtimes.logs import plain
+from towline.runtimes.output import error_lines, exit_code, say, size, write_json, write_lines, write_table
+from towline.runtimes.probe import examine, probe
 from towline.runtimes.progress import ProgressLines
 
 T = TypeVar("T")
 
-DONE, NOT_SO = 0, 1
+DONE, NOT_SO, UNREACHABLE = 0, 1, 3
+# A certificate that is not trusted is an answer to a check; to anything else it is a peer out of reach.
+_OUT_OF_REACH: Final = frozenset({"REGISTRY_UNREACHABLE", "TIMEOUT", "PROXY_ERROR"})
 
 
 def run_tool(command: str, arguments: argparse.Namespace) -> int:
     """Run one tool; return its exit code. Raises TowlineError."""
+    # Asked for once, whatever number of images is named.
+    arguments.login = _typed_login(arguments)
     tools: dict[str, Callable[[argparse.Namespace], int]] = {
         "check": _check, "repos": _repos, "catalog": _repos, "tags": _tags, "ls": _tags,
         "inspect": _inspect, "pull": _pull, "scan": _scan,
@@ -55,9 +62,9 @@ class Session:
     def __init__(self, arguments: argparse.Namespace, host: str, repository: str = "") -> None:
         base = _without_scheme(host)
         authority, _, _ = base.partition("/")
-        self._total = _duration(arguments.timeout)
+        self._total = arguments.timeout
         if arguments.tls_verify == "false" and not arguments.plain_http:
-            say(f"towline: warning: the certificate of {authority} is not verified")
+            say(f"towline: warning: the certificate of {plain(authority)} is not verified")
         self.registry = Registry(
             base,
             entropy=Entropy(os.urandom(32)),
@@ -69,7 +76,7 @@ class Session:
             epoch=time.time() - time.monotonic(),
         )
         for warning in self.registry.warnings:
-            say(f"towline: warning: {warning}")
+            say(f"towline: warning: {plain(warning)}")
         origin = self.registry.base.origin
         self._dialer = Dialer(
             guard=Guard(
@@ -96,18 +103,32 @@ class Session:
 
         return trio.run(perform)
 
+    def probe(self) -> list[CheckStep]:
+        """Try the way to the registry, before any word of HTTP."""
+        origin = self.registry.base.origin
+        return trio.run(partial(probe, origin.host, origin.port, tls=origin.scheme == "https", dialer=self._dialer))
+
 
 # ── the tools ──────────────────────────────────────────────────────────────────
 def _check(arguments: argparse.Namespace) -> int:
     session = Session(arguments, arguments.registry)
-    steps = session.run(check(session.registry))
+    steps = session.probe()
+    if all(step.ok for step in steps):
+        steps += session.run(examine(session.registry))
+    failed = next((step for step in steps if not step.ok), None)
     if _form(arguments) == "json":
-        write_json({"ok": all(step.ok for step in steps), "checks": steps})
+        write_json({"ok": failed is None, "checks": steps})
     else:
-        write_table([(step.name, "ok" if step.ok else "FAIL", step.detail) for step in steps])
-        for hint in dict.fromkeys(step.hint for step in steps if step.hint):
-            sys.stdout.write(f"hint: {hint}\n")
-    return DONE if all(step.ok for step in steps) else NOT_SO
+        write_table(
+            [
+                (step.name, "ok" if step.ok else "FAIL", f"{step.ms:4.0f} ms" if step.ok else "", step.detail)
+                for step in steps
+            ]
+        )
+        for step in steps:
+            if step.hint:
+                say(f"hint: {plain(step.hint)}")
+    return DONE if failed is None else UNREACHABLE if failed.code in _OUT_OF_REACH else NOT_SO
 
 
 def _repos(arguments: argparse.Namespace) -> int:
@@ -177,7 +198,7 @@ def _pull(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     store.finish([pulled.index_entry(image.reference if image.digest is None else None)])
     for warning in pulled.warnings if not arguments.quiet else ():
-        say(f"towline: warning: {warning}")
+        say(f"towline: warning: {plain(warning)}")
     if _form(arguments) == "json":
         write_json(
             {
@@ -199,28 +220,45 @@ def _pull(arguments: argparse.Namespace) -> int:
 
 
 def _scan(arguments: argparse.Namespace) -> int:
-    documents = []
+    several = len(arguments.image) > 1
+    documents: list[dict[str, Any]] = []
+    code = DONE
     for text in arguments.image:
-        image = _reference(text)
-        session = Session(arguments, image.api_host, image.path)
-        options = ScanOptions(
-            include=tuple(arguments.glob), exclude=tuple(arguments.exclude), max_image_bytes=arguments.max_image_bytes
-        )
-        with ProgressLines(wanted=not arguments.no_progress, quiet=arguments.quiet) as lines:
-            outcome: ScanOutcome = session.run(
-                scan_image(session.registry, image.path, image.reference, _platform(arguments), options, image),
-                on_event=lines.take, total=LIMITS.time_pull,
-            )  # fmt: skip
+        try:
+            outcome = _scan_one(arguments, text)
+        except TowlineError as error:
+            if not several or arguments.debug:
+                raise
+            # The others are scanned all the same; the worst decides what the shell gets.
+            say(*error_lines(error, text))
+            code = max(code, exit_code(error))
+            documents.append({"image": text, "error": {"code": error.code, "message": error.message}})
+            continue
         for warning in outcome.warnings if not arguments.quiet else ():
-            say(f"towline: warning: {warning}")
-        documents.append({"scanResults": outcome.scan_results, "analytics": outcome.analytics})
+            say(f"towline: warning: {plain(warning)}")
+        documents.append({"image": text, "scanResults": outcome.scan_results, "analytics": outcome.analytics})
         if _form(arguments) == "plain":
             write_lines([f"{package.name} {package.version}" for package in outcome.inventory.packages])
         elif _form(arguments) == "table":
+            if several:
+                write_lines([text])
             _show_inventory(outcome)
     if _form(arguments) == "json":
-        write_json(documents[0] if len(documents) == 1 else documents)
-    return DONE
+        write_json(documents if several else documents[0])
+    return code
+
+
+def _scan_one(arguments: argparse.Namespace, text: str) -> ScanOutcome:
+    image = _reference(text)
+    session = Session(arguments, image.api_host, image.path)
+    options = ScanOptions(
+        include=tuple(arguments.glob), exclude=tuple(arguments.exclude), max_image_bytes=arguments.max_image_bytes
+    )
+    with ProgressLines(wanted=not arguments.no_progress, quiet=arguments.quiet) as lines:
+        return session.run(
+            scan_image(session.registry, image.path, image.reference, _platform(arguments), options, image),
+            on_event=lines.take, total=LIMITS.time_pull,
+        )  # fmt: skip
 
 
 def _show_inventory(outcome: ScanOutcome) -> None:
@@ -242,7 +280,7 @@ def _show_listing(arguments: argparse.Namespace, listing: Listing, name: str, mo
     else:
         write_lines(listing.items)
     for warning in listing.warnings:
-        say(f"towline: warning: {'' if listing.complete else 'list incomplete: '}{warning}")
+        say(f"towline: warning: {'' if listing.complete else 'list incomplete: '}{plain(warning)}")
     return DONE if listing.complete else NOT_SO
 
 
@@ -269,18 +307,25 @@ def _platform(arguments: argparse.Namespace) -> Platform:
 
 
 def _credentials(arguments: argparse.Namespace, host: str, repository: str) -> Credentials | None:
+    if arguments.anonymous or arguments.login is not None:
+        login: Credentials | None = arguments.login
+        return login
+    return logins.find(logins.places(os.environ, arguments.authfile), host, repository)
+
+
+def _typed_login(arguments: argparse.Namespace) -> Credentials | None:
     if arguments.anonymous:
         return None
     if arguments.creds_stdin:
         return _user_and_password(sys.stdin.readline(LIMITS.registry_token).rstrip("\r\n"), "standard input")
-    if arguments.creds:
-        if ":" not in arguments.creds:
-            import getpass
+    if arguments.creds and ":" not in arguments.creds:
+        import getpass
 
-            return Credentials(arguments.creds, Secret(getpass.getpass(f"password of {arguments.creds}: ", sys.stderr)))
+        return Credentials(arguments.creds, Secret(getpass.getpass(f"password of {arguments.creds}: ", sys.stderr)))
+    if arguments.creds:
         say("towline: warning: a password on the command line is visible to others on this machine; use --creds-stdin")
         return _user_and_password(arguments.creds, "--creds")
-    return logins.find(logins.places(os.environ, arguments.authfile), host, repository)
+    return None
 
 
 def _user_and_password(text: str, place: str) -> Credentials:
@@ -288,15 +333,6 @@ def _user_and_password(text: str, place: str) -> Credentials:
     if not separator or not username:
         raise RemoteProtocolError("malformed-credentials", f"{place}: expected user:password, got something else")
     return Credentials(username, Secret(password))
-
-
-def _duration(text: str | None) -> float | None:
-    if text is None:
-        return None
-    try:
-        return settings.seconds(text)
-    except ValueError as error:
-        raise RemoteProtocolError("bad-request", f"--timeout: {error}") from None
 
 
 def _network(text: str) -> str:

@@ -26,20 +26,21 @@ def exit_code(error: TowlineError) -> int:
     return 2 if error.kind in _USAGE else 3 if error.kind in _UNREACHABLE else 1
 
 
-def error_lines(error: TowlineError) -> list[str]:
-    """Return the lines that tell a person what went wrong."""
+def error_lines(error: TowlineError, about: str = "") -> list[str]:
+    """Return the lines that tell a person what went wrong, and with what where that is not plain."""
     faults = getattr(error, "faults", None)
     if faults:
         return [plain(fault, 500) for fault in faults]
-    lines = [f"towline: {error.code}: {plain(error.message)}"]
+    lines = [f"towline: {error.code}: {plain(about) + ': ' if about else ''}{plain(error.message)}"]
     if error.hint:
         lines.append(f"hint: {plain(error.hint)}")
     return lines
 
 
-def say(text: str) -> None:
-    """Write a line for a person to stderr."""
-    sys.stderr.write(text + "\n")
+def say(*lines: str) -> None:
+    """Write lines for a person to stderr. What a peer said in them has been made plain."""
+    for line in lines:
+        sys.stderr.write(line + "\n")
 
 
 def write_json(value: Any, stream: TextIO | None = None) -> None:
