@@ -288,6 +288,12 @@ def test_a_fault_of_a_peer_that_has_ended_is_answered_and_closed() -> None:
     assert ending(server) == ["Close"]
 
 
+def test_a_fault_after_a_head_request_has_a_body() -> None:
+    server = serving(GET.replace(b"GET", b"HEAD") + b"bad\r\n\r\n")
+    server.respond(200, (), now=0.0)
+    assert sent(server).endswith(b"}}")
+
+
 def test_a_fault_of_a_head_request_is_answered_without_a_body() -> None:
     server = serving(b"HEAD / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\nZZ\r\n")
     assert sent(server).endswith(b"\r\n\r\n")

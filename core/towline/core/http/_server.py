@@ -13,18 +13,9 @@ from towline.core._errors import LocalProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, HeaderList, Tail
 from towline.core._wire import Close, Drop, Shut, Transmit
-from towline.core.http._exchange import REASONS, SERVER_TABLE, RequestHead, ServerEvent, error_body
-from towline.core.http._framing import (
-    BodyReader,
-    BodyWriter,
-    Fault,
-    HeadFields,
-    HeadReader,
-    body_reader,
-    fields,
-    parse_head,
-)
-from towline.core.http._headers import FRAMING, members, without, written
+from towline.core.http._exchange import SERVER_TABLE, ServerEvent, answer_head, fault_body, read_request
+from towline.core.http._framing import BodyReader, BodyWriter, Fault, HeadFields, HeadReader, body_reader
+from towline.core.http._headers import members
 
 
 class ServerConnection:
@@ -113,7 +104,9 @@ class ServerConnection:
         """Take bytes from the link."""
         self._now = now
         if self.state == "lingering":
-            self._throw_away(len(data))
+            self._dropped += len(data)
+            if self._dropped > self._limits.http_request_body:
+                self._finish("last", Close(self.link))
         elif self.state != "closed" and len(data):
             self._inbox.append(memoryview(data))
 
@@ -127,34 +120,30 @@ class ServerConnection:
         """The link is gone."""
         if self.state in ("asked", "answering"):
             self._events.append(Broken(why, "protocol-error"))
-        if self.state not in ("closed", "switched"):
-            self.state = "closed"
+        self.state = self.state if self.state == "switched" else "closed"
         self._forget_bytes()
         self._out.clear()
-        self._ending = None
-        self._until = None
+        self._ending = self._until = None
 
     def wake(self, now: Instant) -> None:
         """The deadline came, if it did: close a link that is quiet or slow."""
         self._now = now
         if self._until is None or now < self._until:
             return
-        if self.state == "idle" and not len(self._head):
-            self._finish("end", Close(self.link))
-        elif self.state == "idle" or (self.state == "asked" and self._reader is not None):
+        if self.state in ("emptying", "lingering") or (self.state == "idle" and not len(self._head)):
+            self._finish("last", Close(self.link))
+        elif self.state in ("idle", "asked"):
             self._refuse(Fault(408, "expected the request sooner"))
         elif self.state == "answering":
             self._events.append(Broken("expected the rest of the request's body sooner", "timeout"))
             self._finish("cut", Drop(self.link))
-        elif self.state in ("emptying", "lingering"):
-            self._finish("last", Close(self.link))
 
     def drain(self, now: Instant) -> None:
         """Take no further request: an idle link closes at once, another after its answer."""
         self._now = now
         self.draining = True
         if self.idle:
-            self._finish("end", Close(self.link))
+            self._finish("last", Close(self.link))
 
     def next(self) -> ServerEvent | None:
         """Return the next event: a RequestHead, its Body pieces, a Tail; or a Broken, the last one of its request.
@@ -180,7 +169,14 @@ class ServerConnection:
                 self._inbox.appendleft(memoryview(bytes(self._held)))
                 self._held.clear()
             elif self._inbox:
-                self._read(self._inbox.popleft())
+                view = self._inbox.popleft()
+                if self.state == "idle":
+                    self._read_head(view)
+                elif self._reader is not None and self.state in ("asked", "answering", "emptying"):
+                    self._begun = True
+                    self._pieces = self._reader.feed(view)
+                elif self.state in ("asked", "answering"):
+                    self._hold(view)
             elif not self._end_told:
                 self._end_told = True
                 self._read_end()
@@ -191,9 +187,7 @@ class ServerConnection:
     def want_body(self) -> None:
         """The request's body is welcome: tell a peer that asked for a 100, also one that did not wait for it."""
         if self._expects and self.state == "asked":
-            self._out.append(
-                self._parser.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
-            )
+            self._out.append(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._expects = False
 
     def respond(self, status: int, headers: HeaderList, body: Data = b"", *, now: Instant) -> None:
@@ -230,15 +224,15 @@ class ServerConnection:
         """End the answer. One that is shorter than it announced is cut, so that the peer can tell."""
         if self.state != "answering" or self._writer is None:
             raise LocalProtocolError(f"expected an answer that is under way, got {self.state}")
-        if not self._writer.complete:
+        if self._writer.complete:
+            self._answered(now)
+        else:
             self.cut()
-            return
-        self._answered(now)
 
     def cut(self) -> None:
         """End the link so that the peer knows the answer is not complete."""
         if self.state not in ("closed", "switched"):
-            self._finish("cut" if self.state != "idle" else "end", Drop(self.link))
+            self._finish("cut", Drop(self.link))
 
     def upgrade(self) -> bytes:
         """Hand the link over to another protocol, and return the bytes that came after the request."""
@@ -267,15 +261,6 @@ class ServerConnection:
     def _new_parser(self) -> h11.Connection:
         return h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.http_trailers)
 
-    def _read(self, view: memoryview) -> None:
-        if self.state == "idle":
-            self._read_head(view)
-        elif self._reader is not None and self.state in ("asked", "answering", "emptying"):
-            self._begun = True
-            self._pieces = self._reader.feed(view)
-        elif self.state in ("asked", "answering"):
-            self._hold(view)
-
     def _read_head(self, view: memoryview) -> None:
         if not len(self._head):
             self._until = self._now + self._limits.time_head
@@ -284,27 +269,18 @@ class ServerConnection:
             self._put_back(rest)
             if raw is None:
                 return
-            event = parse_head(self._parser, raw)
-            assert isinstance(event, h11.Request)
-            head = fields(event)
-            method, target = event.method.decode("ascii"), event.target.decode("ascii")
-            if method == "CONNECT":
-                raise Fault(405, "expected a method other than CONNECT, got it")
-            if not target.startswith("/") and (target, method) != ("*", "OPTIONS"):
-                raise Fault(400, "expected a target that begins with /, got another form")
+            head, request = read_request(self._parser, raw)
         except Fault as fault:
             self._refuse(fault)
             return
-        self._begin(head, method)
+        self._begin(head, request.method)
         self._step("head")
-        self._events.append(RequestHead(head.headers, method, target, head.version))
+        self._events.append(request)
         if self._reader is None:
             self._events.append(Tail())
 
     def _read_end(self) -> None:
-        if self.state == "idle":
-            self._finish("end", Close(self.link))
-        elif self.state in ("emptying", "lingering"):
+        if self.state in ("idle", "emptying", "lingering"):
             self._finish("last", Close(self.link))
         elif self.state in ("asked", "answering") and self._reader is not None:
             self._events.append(Broken(f"{self._reader.end()}; the peer closed", "protocol-error"))
@@ -372,6 +348,7 @@ class ServerConnection:
             return
         self._step("next")
         self._parser = self._new_parser()
+        self._method, self._version = "", "1.1"
         self._until = self._now + self._keep_alive
         self._end_told = not self._peer_ended
 
@@ -384,8 +361,7 @@ class ServerConnection:
         if self.state == "asked":
             self._events.append(Broken(fault.why, "timeout" if fault.status == 408 else "protocol-error"))
         self._last = True
-        code = {408: "TIMEOUT", 413: "REQUEST_TOO_LARGE", 431: "REQUEST_TOO_LARGE"}.get(fault.status, "BAD_REQUEST")
-        body = error_body(code, fault.why)
+        body = fault_body(fault)
         self._parser = self._new_parser()
         self._write_head(fault.status, (("Content-Type", "application/json"),), len(body))
         if not self._bodiless:
@@ -398,31 +374,15 @@ class ServerConnection:
             self._finish("last", Close(self.link))
             return
         self._ending = Shut(self.link)
-        self._dropped = 0
         self._forget_bytes()
         self._until = self._now + self._limits.time_linger
 
-    def _throw_away(self, size: int) -> None:
-        self._dropped += size
-        if self._dropped > self._limits.http_request_body:
-            self._finish("last", Close(self.link))
-
     def _write_head(self, status: int, headers: HeaderList, length: int | None) -> None:
-        lines = written(without(headers, FRAMING))
-        self._bodiless = self._method == "HEAD" or status in (204, 304)
-        to_the_end = length is None and self._version == "1.0" and not self._bodiless
-        if length is not None and status != 204:
-            lines.append((b"Content-Length", b"%d" % length))
-        elif length is None and self._version != "1.0" and not self._bodiless:
-            lines.append((b"Transfer-Encoding", b"chunked"))
-        closes = "close" in members(v for k, v in headers if k.lower() == "connection" and isinstance(v, str))
-        self._last = self._last or to_the_end or closes or self.draining
-        if self._last and not closes:
-            lines.append((b"Connection", b"close"))
-        reason = REASONS.get(status, "")
-        head = h11.Response(status_code=status, headers=lines, reason=reason.encode("ascii"))
-        self._out.append(b"".join(self._parser.send_with_data_passthrough(head) or []))
-        self._writer = BodyWriter(0 if self._bodiless else length, to_the_end=to_the_end)
+        bare = self._bodiless = self._method == "HEAD" or status in (204, 304)
+        last = self._last or self.draining
+        framed = answer_head(status, headers, length, bodiless=bare, version=self._version, last=last)
+        head, self._writer, self._last = framed
+        self._out.append(self._parser.send(head))
 
     def _finish(self, fed: str, ending: Close | Drop) -> None:
         self._step(fed)
