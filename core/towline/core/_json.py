@@ -108,7 +108,7 @@ def canonical(value: Any) -> bytes:
 
     Two values that are equal as JSON have the same canonical form, so its SHA-256 can stand for the value.
     """
-    return msgspec.json.encode(value, order="deterministic")
+    return msgspec.json.encode(value, order="sorted")
 
 
 def _decimal(text: str) -> Decimal:
