@@ -44,6 +44,14 @@ def number(value: Any) -> int:
     raise ValueError(f"expected a whole number, got {shown(value)}")
 
 
+def callback_size(value: Any) -> int:
+    got = number(value)
+    if got < LIMITS.callback_bytes_least:
+        # Below it hardly more than its envelope would fit in a message.
+        raise ValueError(f"expected at least {LIMITS.callback_bytes_least} bytes, got {got}")
+    return got
+
+
 def port(value: Any) -> int:
     got = number(value)
     if got > 65535:
@@ -200,7 +208,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _S("agent.callback_urls", words, (), ("TOWLINE_CALLBACK_URLS", "BROKER_CLIENT_URL"), "where results may be posted"),
     _S(
         "agent.callback_max_bytes",
-        number,
+        callback_size,
         LIMITS.callback_bytes,
         ("TOWLINE_CALLBACK_MAX_BYTES",),
         "largest callback body",
