@@ -271,7 +271,9 @@ class Receiver(_Server):
             self.fault.append(f"{came.delivery} came twice with different bodies")
         if body["kind"] == "done":
             parts = {
-                d.body["resultIndex"] for d in self.taken.values() if self._of(d, body) and d.body["kind"] == "result"
+                d.body["resultIndex"]
+                for d in list(self.taken.values())
+                if self._of(d, body) and d.body["kind"] == "result"
             }
             if len(parts) != body["resultCount"]:
                 self.fault.append(f"done of {body['jobId']} came before its results")
@@ -283,7 +285,7 @@ class Receiver(_Server):
         return bool(delivery.body["jobId"] == body["jobId"])
 
     def of(self, job_id: str) -> list[Delivery]:
-        return [delivery for delivery in self.taken.values() if delivery.body["jobId"] == job_id]
+        return [delivery for delivery in list(self.taken.values()) if delivery.body["jobId"] == job_id]
 
     def done(self, job_id: str) -> Any:
         """Return the done message of a job, or None."""
