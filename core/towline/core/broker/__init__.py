@@ -5,7 +5,8 @@ from towline.core.broker._client_config import BrokerClientConfig
 from towline.core.broker._filter import Allowed, Denied, Filter, Upstream, Verdict, target_fault
 from towline.core.broker._platform import CallbackArrived
 from towline.core.broker._rules import DEFAULT_AGENT_RULES, AcceptRules, Auth, Rule, default_server_rules
-from towline.core.broker._server import BrokerServer, BrokerServerConfig, Reload, Stop
+from towline.core.broker._server import BrokerServer
+from towline.core.broker._server_config import BrokerServerConfig, Reload, Stop
 from towline.core.broker._substitution import substitutable, substitute_body, substitute_headers
 from towline.core.broker._upload import UploadDecoder, UploadHead, encode_upload_head
 

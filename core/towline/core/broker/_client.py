@@ -31,11 +31,12 @@ from towline.core.broker._client_config import ROLES, BrokerClientConfig
 from towline.core.broker._desk import Came, Desk, DeskEvent, Left, Visit
 from towline.core.broker._filter import Filter
 from towline.core.broker._ids import request_id_of
-from towline.core.broker._jobs import Jobs, Tunnel
+from towline.core.broker._job import Tunnel
+from towline.core.broker._jobs import Jobs
 from towline.core.broker._local import Callbacks
 from towline.core.broker._outgoing import Outgoing
 from towline.core.broker._rules import AcceptRules
-from towline.core.broker._server import Reload, Stop
+from towline.core.broker._server_config import Reload, Stop
 from towline.core.tunnel import (
     Acked,
     Arrived,

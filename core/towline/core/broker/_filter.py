@@ -35,8 +35,8 @@ class Upstream(Record, frozen=True):
 class Allowed(Record, frozen=True):
     """A request may pass. `target` is the request's own, byte for byte.
 
-    `headers` are the request's without those of one hop, framing, forwarding and overriding.
-    `authorization` replaces the request's; `drop_authorization` says that the rule speaks for itself there.
+    `headers` are the request's without those of one hop, framing, forwarding and overriding, and without
+    `authorization` where the rule has one of its own.
     """
 
     rule: int

@@ -8,9 +8,8 @@ What a small answer is does not depend on how its bytes are cut: its announced l
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Collection, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any
 from urllib.parse import quote
 
 from towline.core._contract import Data, Instant
@@ -34,6 +33,7 @@ from towline.core.broker._filter import Allowed, Denied, Filter
 from towline.core.broker._headers import answer_object
 from towline.core.broker._headers_up import upstream_body, upstream_headers
 from towline.core.broker._ids import request_id_of
+from towline.core.broker._job import Job, Tunnel
 from towline.core.broker._outgoing import Errand, Outgoing
 from towline.core.broker._substitution import substitutable, substitute_body, substitute_headers
 from towline.core.broker._upload import encode_upload_head
@@ -43,67 +43,9 @@ from towline.core.tunnel import (
     CAPABILITY_RECEIVE_POST,
     ChunkPayload,
     RequestPayload,
-    TunnelClient,
     read_request,
     write_chunk,
 )
-
-Way: TypeAlias = Literal["ack", "post", "chunk"]
-
-
-class Tunnel:
-    """One tunnel of the client as jobs see it, and what is under way on it."""
-
-    __slots__ = ("capabilities", "client", "role", "running", "waiting")
-
-    def __init__(self, role: Literal["primary", "secondary"], client: TunnelClient) -> None:
-        self.role = role
-        self.client = client
-        self.capabilities: tuple[str, ...] = ()
-        self.running = 0
-        self.waiting: deque[Job] = deque()
-
-    @property
-    def open(self) -> bool:
-        return self.client.state == "open"
-
-
-class Job:
-    """One request of the server, and its answer so far."""
-
-    __slots__ = (
-        "ack_id",
-        "asked",
-        "collected",
-        "errand",
-        "head",
-        "inline",
-        "over",
-        "relaying",
-        "request_id",
-        "size",
-        "started",
-        "tunnel",
-        "upload",
-        "way",
-    )
-
-    def __init__(self, tunnel: Tunnel, asked: RequestPayload, ack_id: int | None, request_id: str) -> None:
-        self.tunnel = tunnel
-        self.asked = asked
-        self.ack_id = ack_id
-        self.request_id = request_id
-        self.way: Way = "ack"
-        self.errand: Errand | None = None
-        self.head: Head | None = None
-        # The answer is collected, and goes as one event if it can be a text.
-        self.inline = False
-        self.collected: list[bytes] = []
-        self.size = 0
-        self.relaying = False
-        self.upload: Errand | None = None
-        self.started = False
-        self.over = False
 
 
 class Jobs:

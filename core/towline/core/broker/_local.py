@@ -15,7 +15,7 @@ from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._filter import Denied, Filter
 from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import incoming
-from towline.core.broker._jobs import Tunnel
+from towline.core.broker._job import Tunnel
 from towline.core.broker._upload import parse_answer_head
 from towline.core.tunnel import RequestPayload, TunnelBusy, write_request
 

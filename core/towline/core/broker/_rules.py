@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final, Literal, TypeAlias, TypeVar, cast
 
 from towline.core._contract import Record
@@ -265,7 +265,3 @@ def default_server_rules(callback_origin: str | None = None) -> AcceptRules:
     """Return a server's rules when no accept file is given: every request, and the agent's callbacks."""
     return AcceptRules(public=(Rule("ANY", "/*"),), private=_callbacks(callback_origin))
 
-
-def rules_of(rules: Sequence[Rule]) -> str:
-    """Return a one-line summary for a log: how many rules, and how many of them name an origin."""
-    return f"{len(rules)} rules, {sum(rule.origin is not None for rule in rules)} with an origin"

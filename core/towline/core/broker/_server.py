@@ -7,9 +7,7 @@ from itertools import count
 from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote
 
-import msgspec
-
-from towline.core._contract import Instant, Record
+from towline.core._contract import Instant
 from towline.core._entropy import Entropy
 from towline.core._errors import LocalProtocolError, RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
@@ -34,12 +32,12 @@ from towline.core.broker._answers import JSON, compact
 from towline.core.broker._calls import Calls
 from towline.core.broker._desk import Began, Came, Desk, DeskEvent, Left, Over, Piece, Visit
 from towline.core.broker._directory import Directory
-from towline.core.broker._expand import Variables
 from towline.core.broker._filter import Filter
 from towline.core.broker._ids import masked_token
 from towline.core.broker._outgoing import Outgoing
 from towline.core.broker._platform import Platform
-from towline.core.broker._rules import AcceptRules, default_server_rules
+from towline.core.broker._rules import AcceptRules
+from towline.core.broker._server_config import BrokerServerConfig, Reload, Stop
 from towline.core.http import (
     Answer,
     AnswerBody,
@@ -65,41 +63,6 @@ from towline.core.tunnel import (
     TunnelHost,
     Upgrade,
 )
-
-
-class BrokerServerConfig(Record, frozen=True):
-    """Settings of a broker server.
-
-    Shape:  `variables` fill `${VAR}` in the rules' origins; `tokens` None takes any client; `filter_strict` is
-            Filter's `strict`
-    Units:  seconds. `answer_seconds` bounds a client's silence about a request, `grace_seconds` the time in which
-            callers of a token whose last client just left are told to come again
-    """
-
-    rules: AcceptRules = msgspec.field(default_factory=default_server_rules)
-    variables: Variables = msgspec.field(default_factory=dict)
-    tokens: tuple[Secret, ...] | None = None
-    version: str = "local"
-    filter_strict: bool = True
-    ping_interval: float = 25.0
-    ping_timeout: float = 20.0
-    answer_seconds: float = 600.0
-    upload_silence: float = 20 * 60.0
-    grace_seconds: float = 60.0
-    route: str = "direct"
-
-
-class Reload(Record, frozen=True):
-    """Take these rules from here on. Requests under way keep the verdict they have."""
-
-    rules: AcceptRules
-
-
-class Stop(Record, frozen=True):
-    """Take no more requests, finish what is under way for so many seconds, then end with Finished."""
-
-    within: float = LIMITS.drain
-
 
 AppFact: TypeAlias = Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut | Reload | Stop
 Route: TypeAlias = tuple[str, str, str]

@@ -1,0 +1,45 @@
+"""Settings and commands of a broker server; a client takes the same commands."""
+
+from __future__ import annotations
+
+import msgspec
+
+from towline.core._contract import Record
+from towline.core._limits import LIMITS
+from towline.core._secret import Secret
+from towline.core.broker._expand import Variables
+from towline.core.broker._rules import AcceptRules, default_server_rules
+
+
+class BrokerServerConfig(Record, frozen=True):
+    """Settings of a broker server.
+
+    Shape:  `variables` fill `${VAR}` in the rules' origins; `tokens` None takes any client; `filter_strict` is
+            Filter's `strict`
+    Units:  seconds. `answer_seconds` bounds a client's silence about a request, `grace_seconds` the time in which
+            callers of a token whose last client just left are told to come again
+    """
+
+    rules: AcceptRules = msgspec.field(default_factory=default_server_rules)
+    variables: Variables = msgspec.field(default_factory=dict)
+    tokens: tuple[Secret, ...] | None = None
+    version: str = "local"
+    filter_strict: bool = True
+    ping_interval: float = 25.0
+    ping_timeout: float = 20.0
+    answer_seconds: float = 600.0
+    upload_silence: float = 20 * 60.0
+    grace_seconds: float = 60.0
+    route: str = "direct"
+
+
+class Reload(Record, frozen=True):
+    """Take these rules from here on. Requests under way keep the verdict they have."""
+
+    rules: AcceptRules
+
+
+class Stop(Record, frozen=True):
+    """Take no more requests, finish what is under way for so many seconds, then end with Finished."""
+
+    within: float = LIMITS.drain
