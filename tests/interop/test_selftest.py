@@ -5,12 +5,13 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+from interop.chain import Program, towline
 
 from towline.core import Entropy, Secret
 from towline.core.broker import AcceptRules, BrokerClient, BrokerClientConfig, BrokerServer, BrokerServerConfig
@@ -125,3 +126,58 @@ async def test_our_client_with_our_server(base: int, snyk_broker_environment: di
         urls = ("--server-url", f"http://127.0.0.1:{base + 1}", "--client-url", f"http://127.0.0.1:{base + 2}")
         await nine_checks(base, *urls, environment=snyk_broker_environment)
         nursery.cancel_scope.cancel()
+
+
+# ── the programs as shipped, from the stock variables ────────────────────────
+@pytest.fixture
+def server_program(base: int, tmp_path: Path) -> Iterator[Program]:
+    rules_file = str(STOCK / "accept-server-callbacks.json")
+    variables = {"PORT": str(base + 1), "ACCEPT": rules_file, "CALLBACK_ORIGIN": f"http://127.0.0.1:{base}"}
+    program = towline(tmp_path, "server", **variables)
+    yield program
+    program.close()
+
+
+@pytest.fixture
+def client_program(base: int, tmp_path: Path) -> Iterator[Program]:
+    variables = {
+        "PORT": str(base + 2),
+        "BROKER_TOKEN": TOKEN,
+        "BROKER_SERVER_URL": f"http://127.0.0.1:{base + 1}",
+        "BROKER_CLIENT_URL": f"http://127.0.0.1:{base + 2}",
+        "CR_AGENT_URL": f"http://127.0.0.1:{base}",
+        "ACCEPT": str(STOCK / "accept-client-cra.json"),
+        "U_NAME": "user",
+        "U_PASS": "canary",
+    }
+    program = towline(tmp_path, "client", **variables)
+    yield program
+    program.close()
+
+
+async def test_the_server_program_with_the_real_client(
+    base: int, server_program: Program, peer: Callable[[str], str], snyk_broker_environment: dict[str, str]
+) -> None:
+    peer("snyk-broker-client")
+    server_program.start()
+    await nine_checks(base, "--server-url", f"http://127.0.0.1:{base + 1}", environment=snyk_broker_environment)
+    assert server_program.stop() == 0
+
+
+async def test_the_client_program_with_the_real_server(
+    base: int, client_program: Program, peer: Callable[[str], str], snyk_broker_environment: dict[str, str]
+) -> None:
+    peer("snyk-broker-server")
+    client_program.start()
+    await nine_checks(base, "--client-url", f"http://127.0.0.1:{base + 2}", environment=snyk_broker_environment)
+    assert client_program.stop() == 0
+
+
+async def test_both_programs(
+    base: int, server_program: Program, client_program: Program, snyk_broker_environment: dict[str, str]
+) -> None:
+    server_program.start()
+    client_program.start()
+    urls = ("--server-url", f"http://127.0.0.1:{base + 1}", "--client-url", f"http://127.0.0.1:{base + 2}")
+    await nine_checks(base, *urls, environment=snyk_broker_environment)
+    assert (server_program.stop(), client_program.stop()) == (0, 0)
