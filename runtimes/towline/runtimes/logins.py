@@ -44,8 +44,9 @@ def find(files: Iterable[Path], host: str, repository: str = "") -> Credentials 
     for path in files:
         entries = _entries(path)
         for key in _candidates(host, repository):
-            if key in entries:
-                return _credentials(path, key, entries[key])
+            # An entry may be empty: its login is kept by a helper program.
+            if key in entries and (login := _credentials(path, key, entries[key])) is not None:
+                return login
     return None
 
 
@@ -65,7 +66,7 @@ def _entries(path: Path) -> dict[str, Any]:
         why = error.strerror if isinstance(error, OSError) else "not JSON"
         raise RemoteProtocolError("malformed-credentials", f"login file {path}: {why}") from None
     auths = tree.get("auths") if isinstance(tree, dict) else None
-    if tree is None or (auths is not None and not isinstance(auths, dict)):
+    if not isinstance(tree, dict) or (auths is not None and not isinstance(auths, dict)):
         raise RemoteProtocolError("malformed-credentials", f"login file {path}: expected an object with auths")
     plain = {key: value for key, value in (auths or {}).items() if isinstance(value, dict)}
     # docker writes `https://host/v1/`, podman `host`: both forms name the same registry.
