@@ -135,6 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("--glob", action="append", default=[], metavar="GLOB", help="also return files that match")
     scan.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="but not those that match this")
     scan.add_argument("--max-image-bytes", metavar="N", type=_count, help="refuse larger images (compressed size)")
+    for imaged in (inspect, pull, scan):
+        default = "all" if imaged is pull else "linux on this machine"
+        imaged.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help=f"default: {default}")
     for streaming in (pull, scan):
         streaming.add_argument("--no-progress", action="store_true", help="no live lines on a terminal")
         streaming.add_argument("-q", "--quiet", action="store_true", help="no live lines and no remarks")
@@ -146,7 +149,6 @@ def _parser() -> argparse.ArgumentParser:
 def _registry_options(parser: _Parser) -> None:
     parser.add_argument("-o", "--output", choices=("table", "plain", "json"), help="default: table, lines in a pipe")
     parser.add_argument("--type", default=None, metavar="TYPE", help="registry type, such as docker-hub (default: oci)")
-    parser.add_argument("--platform", metavar="OS/ARCH", help="default: linux on this machine; pull: all")
     parser.add_argument("--creds", metavar="USER[:PASSWORD]", help="login; a password here is visible to `ps`")
     parser.add_argument("--creds-stdin", action="store_true", help="read user:password from standard input")
     parser.add_argument("--authfile", metavar="FILE", help="read logins from here")
