@@ -314,7 +314,8 @@ class Outgoing:
             return
         errand.line = None
         errand.errors.append(_code(lost))
-        if errand.attempt < RETRIES and lost.kind not in ("address-blocked", "tls-error"):
+        whole = not errand.streams or errand.kept is not None
+        if whole and errand.attempt < RETRIES and lost.kind not in ("address-blocked", "tls-error"):
             errand.attempt += 1
             self._alarms.set(errand, now + RETRY_AFTER)
         else:

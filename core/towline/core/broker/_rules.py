@@ -264,4 +264,3 @@ DEFAULT_AGENT_RULES: Final = AcceptRules(
 def default_server_rules(callback_origin: str | None = None) -> AcceptRules:
     """Return a server's rules when no accept file is given: every request, and the agent's callbacks."""
     return AcceptRules(public=(Rule("ANY", "/*"),), private=_callbacks(callback_origin))
-
