@@ -20,6 +20,8 @@ class Canaries:
 
     core: str = field(default_factory=lambda: secrets.token_hex(12))
     broker_token: str = field(default_factory=lambda: str(uuid.uuid4()))
+    # A login that no registry takes.
+    wrong: str = field(default_factory=lambda: secrets.token_hex(12))
     results_token: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     # What a token server gave out.
     issued: list[str] = field(default_factory=list)
@@ -33,6 +35,7 @@ class Canaries:
         issued = {f"registry token {at}": token for at, token in enumerate(self.issued)}
         return {
             "registry password": self.core,
+            "wrong password": self.wrong,
             "broker token": self.broker_token,
             "results token": self.results_token,
             **issued,

@@ -117,19 +117,22 @@ class Chain:
 
     def __init__(
         self, folder: Path, address: str, canaries: Canaries, *, stock: Literal["server", "client"] | None = None,
-        callback_origin: str | None = None, **agent_variables: str,
+        callback_origin: str | None = None, own_login: bool = True, **agent_variables: str,
     ) -> None:  # fmt: skip
         self.folder = folder
+        self.registry = address
         self.canaries = canaries
         self.server_port, self.client_port, self.agent_port = free_port(), free_port(), free_port()
         self.client_url = f"http://127.0.0.1:{self.client_port}"
-        own = self._ours(address, callback_origin, agent_variables)
+        own = self._ours(address, callback_origin, own_login, agent_variables)
         if stock is not None:
             own[stock] = self._stock(stock, callback_origin)
         self.server, self.client, self.agent = own["server"], own["client"], own["agent"]
         self.ours = [program for name, program in own.items() if name != stock]
 
-    def _ours(self, address: str, callback_origin: str | None, agent_variables: dict[str, str]) -> dict[str, Program]:
+    def _ours(
+        self, address: str, callback_origin: str | None, own_login: bool, agent_variables: dict[str, str]
+    ) -> dict[str, Program]:
         server = {
             "PORT": str(self.server_port),
             "TOWLINE_RESULTS": "results.sqlite",
@@ -160,7 +163,7 @@ class Chain:
             "TOWLINE_WORKDIR": "work",
             "MAX_ACTIVE_OPERATIONS": "2",
             "LOG_LEVEL": "debug",
-            **login,
+            **(login if own_login else {}),
             **agent_variables,
         }
         made = {"server": server, "client": client, "agent": agent}
@@ -215,13 +218,14 @@ class Chain:
             named["content-type"] = "application/json"
         return call(self.server_port, method, f"/broker/{self.canaries.broker_token}{target}", data, named)
 
-    def scan(self, name: str, *, platform: str | None = None, **options: Any) -> str:
-        """Have a scan of `corpus/NAME` accepted; return its job."""
+    def scan(self, name: str, *, platform: str | None = None, credentials: str | None = None, **options: Any) -> str:
+        """Have a scan of `corpus/NAME` accepted; return its job. The client may fill in the `credentials`."""
         body = {
             "requestId": str(uuid.uuid4()),
             "image": {"repository": f"corpus/{name}", "reference": "latest", "platform": platform},
             "callback": {"baseUrl": "${BROKER_CLIENT_URL}"},
-            "BROKER_VAR_SUB": ["callback.baseUrl"],
+            "BROKER_VAR_SUB": ["callback.baseUrl", "credentials"],
+            "credentials": credentials,
             "options": options,
         }
         accepted = self.ask("POST", "/scan", body)

@@ -48,7 +48,7 @@ def running(module_chain: Chain, proxy: SpoilingProxy) -> Iterator[Chain]:
     yield module_chain
     if proxy.hold is not None:
         proxy.hold.set()
-    proxy.hold, proxy.spoil = None, lambda data: data
+    proxy.hold, proxy.spoil, proxy.spoils, proxy.cuts = None, lambda data: data, "layer", 0
     proxy.held.clear()
 
 
@@ -84,19 +84,22 @@ def flip(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "spoil", "code"),
+    ("name", "what", "spoil", "code"),
     [
-        ("deb-bookworm", flip, "DIGEST_MISMATCH"),
-        ("deb-distroless", lambda data: data[:-1], "SIZE_MISMATCH"),
-        ("apk-alpine", lambda data: data + b"\0", "SIZE_MISMATCH"),
-        ("scratch-empty", lambda data: data[: len(data) // 2], "SIZE_MISMATCH"),
+        ("deb-bookworm", "layer", flip, "DIGEST_MISMATCH"),
+        ("deb-distroless", "layer", lambda data: data[:-1], "SIZE_MISMATCH"),
+        ("apk-alpine", "layer", lambda data: data + b"\0", "SIZE_MISMATCH"),
+        ("scratch-empty", "layer", lambda data: data[: len(data) // 2], "SIZE_MISMATCH"),
+        ("deb-bookworm", "config", flip, "DIGEST_MISMATCH"),
+        ("deb-distroless", "config", lambda data: data[:-1], "SIZE_MISMATCH"),
+        ("apk-alpine", "config", lambda data: data + b" ", "SIZE_MISMATCH"),
+        ("scratch-empty", "manifest", lambda data: data + b" ", "DIGEST_MISMATCH"),
     ],
-    ids=["corrupt", "short", "long", "half"],
 )
 def test_spoiled_bytes_send_no_result(
-    running: Chain, proxy: SpoilingProxy, name: str, spoil: Callable[[bytes], bytes], code: str
+    running: Chain, proxy: SpoilingProxy, name: str, what: str, spoil: Callable[[bytes], bytes], code: str
 ) -> None:
-    proxy.spoil = spoil
+    proxy.spoil, proxy.spoils = spoil, what
     job = running.scan(name)
     results = running.results(job)
     assert (results["state"], results["done"]["error"]["code"]) == ("failed", code), results["done"]
@@ -107,6 +110,13 @@ def test_spoiled_bytes_send_no_result(
     # The same image in good health is the same agent's next job.
     proxy.spoil = lambda data: data
     assert running.results(running.scan(name))["state"] == "done"
+
+
+def test_links_that_end_half_way(running: Chain, proxy: SpoilingProxy, whole: Callable[..., None]) -> None:
+    """What is missing is asked for, and the whole is proven as if it had come at once."""
+    proxy.cuts = 3
+    whole([running.scan(NAME)])
+    assert proxy.cuts == 0
 
 
 def stalled(running: Chain, proxy: SpoilingProxy) -> threading.Event:
@@ -179,18 +189,19 @@ def test_agent_killed_during_delivery(
     whole([job])
 
 
+@pytest.mark.parametrize("end", ["kill", "stop"])
 @pytest.mark.parametrize("program", ["client", "server"])
-def test_a_broker_killed_and_started_again(
-    running: Chain, proxy: SpoilingProxy, whole: Callable[..., None], program: str
+def test_a_broker_that_ends_and_is_started_again(
+    running: Chain, proxy: SpoilingProxy, whole: Callable[..., None], program: str, end: str
 ) -> None:
     hold = stalled(running, proxy)
     jobs = [running.scan(NAME) for _ in range(2)]
     wait(proxy.held.is_set, what=running.all_said)
-    killed = getattr(running, program)
-    killed.kill()
+    ended = getattr(running, program)
+    assert getattr(ended, end)() in (None, 0), ended.said()
     hold.set()
     wait(lambda: running.job(jobs[0])["state"] == "delivering", what=running.all_said)
-    killed.start()
+    ended.start()
     running.await_ready()
     jobs.append(running.scan(NAME))
     whole(jobs)

@@ -23,6 +23,8 @@ pytestmark = pytest.mark.interop
 FILES = ("layers", "zstd-layers")
 # The least that there may be, and a scan whose result needs many of them.
 PART_BYTES = 256 * 1024
+# A scan asked for at the agent itself; its results go where the agent's own settings say.
+AT_THE_AGENT = {"image": {"repository": "corpus/deb-bookworm", "reference": "latest"}}
 MANY_FILES = {"include": ["**/copyright"]}
 
 
@@ -135,6 +137,12 @@ def test_the_real_client(
         check_tunnel(running)
         found = {name: running.results(job) for name, job in scan_all(running, expected).items()}
         check_all(found, expected)
+        # A server that is replaced, as in an update, finds the real client again.
+        assert running.server.stop() == 0, running.server.said()
+        job = call(running.agent_port, "POST", "/scan", json.dumps(AT_THE_AGENT).encode()).body["jobId"]
+        running.server.start()
+        running.await_ready()
+        assert packages(running.results(job)) == expected_packages(expected("deb-bookworm")["truth"])
         check_secrets(running, canaries)
 
 

@@ -1,9 +1,7 @@
 """A proxy in front of a registry that spoils what passes: other bytes, fewer, more, or bytes that stop coming.
 
-    with spoiling_proxy(registry.address) as proxy:
-        proxy.spoil = lambda data: data[:-1]
-
-Only blobs that are layers are touched: a JSON document, such as a config, passes as it is.
+with spoiling_proxy(registry.address) as proxy:
+    proxy.spoil = lambda data: data[:-1]
 """
 
 from __future__ import annotations
@@ -21,13 +19,18 @@ _HOP = ("connection", "transfer-encoding", "content-length", "host")
 
 @dataclass
 class SpoilingProxy:
-    """`spoil` changes a layer's bytes; `hold` stops them half-way until it is set. `blobs` counts layers asked for."""
+    """`spoil` changes the bytes of what `spoils` says, "layer", "config" or "manifest".
+
+    `hold` stops a layer half-way until it is set; of `cuts` layers the link ends half-way. `blobs` counts layers.
+    """
 
     upstream: str
     address: str = ""
     spoil: Callable[[bytes], bytes] = lambda data: data
+    spoils: str = "layer"
     hold: threading.Event | None = None
     held: threading.Event = field(default_factory=threading.Event)
+    cuts: int = 0
     blobs: int = 0
 
     def serve(self, asked: BaseHTTPRequestHandler) -> None:
@@ -38,9 +41,9 @@ class SpoilingProxy:
             connection.request(asked.command, asked.path, headers={"Host": self.address, **headers})
             got = connection.getresponse()
             data = got.read()
-            is_layer = got.status in (200, 206) and "/blobs/" in asked.path and data[:1] not in (b"{", b"")
-            if is_layer:
-                self.blobs += 1
+            kind = _kind(asked, got.status, data)
+            self.blobs += kind == "layer"
+            if kind == self.spoils:
                 data = self.spoil(data)
             asked.send_response(got.status)
             for name, value in got.getheaders():
@@ -49,11 +52,16 @@ class SpoilingProxy:
             length = got.getheader("content-length") if asked.command == "HEAD" else str(len(data))
             asked.send_header("Content-Length", length or "0")
             asked.end_headers()
-            self._send(asked, data, is_layer)
+            self._send(asked, data, kind == "layer")
         finally:
             connection.close()
 
     def _send(self, asked: BaseHTTPRequestHandler, data: bytes, is_layer: bool) -> None:
+        if is_layer and self.cuts > 0:
+            self.cuts -= 1
+            asked.wfile.write(data[: len(data) // 2])
+            asked.close_connection = True
+            return
         hold = self.hold
         if is_layer and hold is not None and not hold.is_set():
             asked.wfile.write(data[: len(data) // 2])
@@ -62,6 +70,16 @@ class SpoilingProxy:
             hold.wait(60)
             data = data[len(data) // 2 :]
         asked.wfile.write(data)
+
+
+def _kind(asked: BaseHTTPRequestHandler, status: int, data: bytes) -> str:
+    if asked.command != "GET" or status not in (200, 206) or not data:
+        return ""
+    if "/manifests/" in asked.path:
+        return "manifest"
+    if "/blobs/" in asked.path:
+        return "config" if data[:1] == b"{" else "layer"
+    return ""
 
 
 class _Quiet(ThreadingHTTPServer):
