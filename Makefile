@@ -20,7 +20,7 @@ test: lint types imports core-alone core-optimised tests
 .venv/.made:
 	@echo "make: creating .venv"
 ifdef UV
-	@$(UV) venv --quiet --allow-existing --python $(PYTHON) .venv
+	@$(UV) venv --quiet --allow-existing --seed --python $(PYTHON) .venv
 else
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
