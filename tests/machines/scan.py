@@ -69,6 +69,32 @@ MANIFEST = json.dumps(
 ).encode()
 BLOBS = {sha256(data): data for data in (CONFIG, *LAYERS)}
 
+STATEMENT = (
+    b'{"predicateType": "https://slsa.dev/provenance/v1", "predicate": {"runDetails": {"builder": {"id": "b"}}}}'
+)
+ATTESTATION = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": described(CONFIG, "application/vnd.oci.image.config.v1+json"),
+        "layers": [described(STATEMENT, "application/vnd.in-toto+json")],
+    }
+).encode()
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+INDEX = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": INDEX_TYPE,
+        "manifests": [
+            described(MANIFEST, MANIFEST_TYPE),
+            {
+                **described(ATTESTATION, MANIFEST_TYPE),
+                "annotations": {"vnd.docker.reference.type": "attestation-manifest"},
+            },
+        ],
+    }
+).encode()
+
 
 def answer(body: bytes, *headers: str) -> bytes:
     return "\r\n".join(["HTTP/1.1 200 X", f"Content-Length: {len(body)}", *headers, "", ""]).encode() + body
@@ -77,6 +103,12 @@ def answer(body: bytes, *headers: str) -> bytes:
 def reply(request: bytes) -> bytes:
     path = request.split(b" ", 2)[1].decode()
     digest = path.rpartition("/")[2]
+    if digest == "attested":
+        return answer(INDEX, f"Content-Type: {INDEX_TYPE}")
+    if digest == sha256(ATTESTATION):
+        return answer(ATTESTATION, f"Content-Type: {MANIFEST_TYPE}")
+    if digest == sha256(STATEMENT):
+        return answer(STATEMENT)
     return answer(BLOBS[digest]) if digest in BLOBS else answer(MANIFEST, f"Content-Type: {MANIFEST_TYPE}")
 
 
@@ -123,6 +155,10 @@ def make_scan() -> Courier[Any]:
     return Courier(scan_image(registry(), "a/b", "1"), entropy=Entropy(SEED), limits=LIMITS)
 
 
+def make_attested() -> Courier[Any]:
+    return Courier(scan_image(registry(), "a/b", "attested"), entropy=Entropy(SEED), limits=LIMITS)
+
+
 def make_pull() -> Courier[Any]:
     return Courier(pull_image(registry(), "a/b", "1"), entropy=Entropy(SEED), limits=LIMITS)
 
@@ -130,7 +166,9 @@ def make_pull() -> Courier[Any]:
 ANSWERS = st.sampled_from(
     [
         answer(MANIFEST, f"Content-Type: {MANIFEST_TYPE}"),
-        *(answer(data) for data in BLOBS.values()),
+        answer(INDEX, f"Content-Type: {INDEX_TYPE}"),
+        answer(ATTESTATION, f"Content-Type: {MANIFEST_TYPE}"),
+        *(answer(data) for data in (*BLOBS.values(), STATEMENT)),
         answer(LAYERS[0])[:-3],
         b"HTTP/1.1 404 X\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 503 X\r\nContent-Length: 0\r\nRetry-After: 1\r\n\r\n",
@@ -147,5 +185,6 @@ FACTS = wire_facts((1, 3, 5), ANSWERS, VERDICTS, at_most=20)
 
 CASES = [
     MachineCase("scan-image", make_scan, converse(make_scan), FACTS, volatile=(Read, Note, Progress)),
+    MachineCase("scan-attested", make_attested, converse(make_attested), FACTS, volatile=(Read, Note, Progress)),
     MachineCase("scan-pull", make_pull, converse(make_pull), FACTS, volatile=(Read, Note, Progress)),
 ]

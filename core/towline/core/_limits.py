@@ -91,6 +91,9 @@ class Limits(Record, frozen=True):
     symlink_hops: int = 40
     # Second passes over layers, for files that only a link makes interesting.
     scan_passes: int = 3
+    # Statements about how an image was built, and the size of one (scan.md §1.5).
+    provenance_entries: int = 10
+    provenance_document: int = 2 * MIB
 
     time_connect: float = 10.0
     time_head: float = 30.0

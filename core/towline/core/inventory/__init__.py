@@ -11,6 +11,7 @@ from towline.core.inventory._graph import DepGraph
 from towline.core.inventory._options import ANALYSER_VERSION, OS_RELEASE, ScanOptions, wanted
 from towline.core.inventory._os import parse_os_release
 from towline.core.inventory._package import Inventory, OsRelease, Package
+from towline.core.inventory._provenance import PROVENANCE_TYPES, Provenance, parse_provenance
 from towline.core.inventory._redact import looks_secret, strike_command, strike_value, strike_variable
 from towline.core.inventory._result import Fact, Identity, Metric, ScanResult, Target, payload_metrics
 from towline.core.inventory._take import ImageFacts, Taken, split_name, take_inventory
@@ -25,7 +26,9 @@ __all__ = [
     "Metric",
     "OS_RELEASE",
     "OsRelease",
+    "PROVENANCE_TYPES",
     "Package",
+    "Provenance",
     "ScanOptions",
     "ScanResult",
     "Taken",
@@ -35,6 +38,7 @@ __all__ = [
     "parse_auto_installed",
     "parse_dpkg",
     "parse_os_release",
+    "parse_provenance",
     "payload_metrics",
     "split_name",
     "strike_command",

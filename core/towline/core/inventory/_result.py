@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from towline.core.inventory._config import ContainerConfigFact, HistoryFact, Truncated
 from towline.core.inventory._graph import DepGraph
 from towline.core.inventory._instructions import Instructions
+from towline.core.inventory._provenance import Provenance
 
 
 class ManifestFile(msgspec.Struct, frozen=True):
@@ -49,6 +50,7 @@ FactData: TypeAlias = (
     | Warnings
     | list[HistoryFact]
     | list[ManifestFile]
+    | list[Provenance]
     | list[str]
     | dict[str, str]
     | str

@@ -18,6 +18,7 @@ from towline.core.inventory._graph import DepGraph, build_graph, build_tree
 from towline.core.inventory._instructions import Instructions, find_instructions, layer_label, with_dependencies
 from towline.core.inventory._options import ANALYSER_VERSION, KEY_BINARIES, ScanOptions, globs
 from towline.core.inventory._package import MANAGERS, Inventory, Manager, OsRelease, Package
+from towline.core.inventory._provenance import Provenance, strike_provenance
 from towline.core.inventory._purl import purl
 from towline.core.inventory._result import (
     DistributionMetadata,
@@ -57,6 +58,7 @@ class ImageFacts(Record, frozen=True):
     warnings: tuple[str, ...] = ()
     registry_host: str | None = None
     repository: str | None = None
+    provenance: tuple[Provenance, ...] = ()
 
 
 class Taken(Record, frozen=True):
@@ -136,6 +138,7 @@ def _result(
         ),
         ("imageNames", _image_names(name, tag, image)),
         ("ociDistributionMetadata", _distribution(name, tag, image)),
+        ("provenanceMetadata", _provenance(image, options)),
         ("platform", _short_platform(image.platform)),
         ("pluginVersion", ANALYSER_VERSION),
         ("pluginWarnings", _warnings(cutter, config, image, inventory, options)),
@@ -244,6 +247,10 @@ def _distribution(name: str, tag: str | None, image: ImageFacts) -> Distribution
     return DistributionMetadata(
         host, repository, image.manifest_digest, index or UNSET, tag if tag and _TAG.fullmatch(tag) else UNSET
     )
+
+
+def _provenance(image: ImageFacts, options: ScanOptions) -> list[Provenance]:
+    return [strike_provenance(entry) if options.redact else entry for entry in image.provenance]
 
 
 def _short_platform(platform: str | None) -> str | None:

@@ -37,12 +37,16 @@ class ManifestHead(Record, frozen=True):
 
 
 class ResolvedManifest(Record, frozen=True):
-    """One image's manifest, and the index it was chosen from, if any."""
+    """One image's manifest, and the index it was chosen from, if any.
+
+    `attestations` are the index's entries with statements about this image.
+    """
 
     index_digest: str | None
     manifest: Manifest
     image: ImageManifest
     platform: Platform | None
+    attestations: tuple[Descriptor, ...] = ()
 
 
 class ResolvedImage(Record, frozen=True):
@@ -56,6 +60,7 @@ class ResolvedImage(Record, frozen=True):
     layers: tuple[Descriptor, ...]
     platform: Platform
     warnings: tuple[str, ...] = ()
+    attestations: tuple[Descriptor, ...] = ()
 
 
 def head_manifest(registry: Registry, repository: str, reference: str) -> Step[ManifestHead]:
@@ -111,6 +116,7 @@ def resolve_manifest(
     manifest = yield from get_manifest(registry, repository, reference)
     index_digest = manifest.digest if isinstance(manifest.parsed, ImageIndex) else None
     chosen: Descriptor | None = None
+    entries: list[Descriptor] = []
     depth = 0
     while isinstance(manifest.parsed, ImageIndex):
         depth += 1
@@ -119,12 +125,14 @@ def resolve_manifest(
                 "invalid-manifest", f"expected at most {registry.limits.index_depth} indexes in one another, got more"
             )
         chosen = choose(manifest.parsed, platform, manifest.digest)
+        entries += manifest.parsed.manifests
         manifest = yield from get_manifest(registry, repository, chosen.digest, expected=chosen)
     image = manifest.parsed
     if not image.is_image:
         what = image.artifact_type or image.config.media_type
         raise RemoteProtocolError("unsupported-artifact", f"expected a container image, got an artefact: {shown(what)}")
-    return ResolvedManifest(index_digest, manifest, image, chosen.platform if chosen else None)
+    attestations = tuple(entry for entry in entries if entry.attests(manifest.digest))
+    return ResolvedManifest(index_digest, manifest, image, chosen.platform if chosen else None, attestations)
 
 
 def resolve_image(
@@ -157,6 +165,7 @@ def resolve_image(
         found.image.layers,
         built_for,
         warnings,
+        found.attestations,
     )
 
 

@@ -29,6 +29,7 @@ _CONFIGS: Final = frozenset(
     {"application/vnd.oci.image.config.v1+json", "application/vnd.docker.container.image.v1+json"}
 )
 _ATTESTATION: Final = "vnd.docker.reference.type"
+_REFERS_TO: Final = "vnd.docker.reference.digest"
 
 
 class Descriptor(Record, frozen=True):
@@ -47,6 +48,15 @@ class Descriptor(Record, frozen=True):
     def attestation(self) -> bool:
         """True for an entry that is a statement about an image, not an image (BuildKit)."""
         return _ATTESTATION in self.annotations or (self.platform is not None and self.platform.unknown)
+
+    @property
+    def refers_to(self) -> str | None:
+        """The digest of the image that an entry is about, where it says so (BuildKit)."""
+        return self.annotations.get(_REFERS_TO)
+
+    def attests(self, digest: str) -> bool:
+        """Tell whether this is a manifest of statements about an image; one that names no image is about any."""
+        return self.annotations.get(_ATTESTATION) == "attestation-manifest" and self.refers_to in (None, digest)
 
     @property
     def foreign(self) -> bool:

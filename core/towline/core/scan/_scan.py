@@ -26,6 +26,7 @@ from towline.core.registry import (
 )
 from towline.core.scan._outcome import ImagePulled, ImageResolved, ScanOutcome
 from towline.core.scan._plan import Analysis, InventoryPlan
+from towline.core.scan._provenance import Attested, find_provenance
 
 DEFAULT_OPTIONS: Final = ScanOptions()
 
@@ -44,7 +45,8 @@ def scan_image(
     """Read an image from a registry and take its inventory.
 
     `image_name` is what the result calls the image; without it, the registry's host and the repository.
-    Layers come side by side, each once however often it is used.
+    Layers come side by side, each once however often it is used. Attestations of how the image was built are
+    read where its index has some; one that cannot be read is a warning.
 
     Says:    ImageResolved, Progress for each layer, ImagePulled
     Raises:  image-too-large before a layer is fetched; bad-archive, bomb, digest-mismatch, size-mismatch for a layer,
@@ -58,9 +60,10 @@ def scan_image(
     yield from say(ImageResolved(manifest, image.index_digest, image.platform, len(layers), total))
     budget = _Budget(registry.limits)
     yield from _fetch(registry, repository, layers, wanted(options), budget)
+    attested = yield from find_provenance(registry, repository, image.manifest.digest, image.attestations)
     pulled = yield from clock()
     yield from say(ImagePulled(manifest, budget.downloaded))
-    facts = _facts(registry, repository, reference, image, layers, image_name)
+    facts = _facts(registry, repository, reference, image, layers, image_name, attested)
     taken = yield from _analyse(registry, repository, layers, facts, options, budget)
     ended = yield from clock()
     timings = {"imageExtractionMs": pulled - begun, "osPackageAnalysisMs": ended - pulled, "totalMs": ended - begun}
@@ -231,6 +234,7 @@ def _facts(
     image: ResolvedImage,
     layers: Sequence[_Layer],
     image_name: ImageReference | str | None,
+    attested: Attested,
 ) -> ImageFacts:
     separator = "@" if ":" in reference else ":"
     if isinstance(image_name, ImageReference):
@@ -254,7 +258,8 @@ def _facts(
         manifest_digest=image.manifest.digest,
         index_digest=image.index_digest,
         missing=missing,
-        warnings=warnings,
+        warnings=warnings + attested.warnings,
         registry_host=host or None,
         repository=path or None,
+        provenance=attested.provenance,
     )
