@@ -45,7 +45,7 @@ from towline.runtimes.agent_config import AgentConfig
 from towline.runtimes.client import serve_client
 from towline.runtimes.demo_image import local_image
 from towline.runtimes.demo_registry import DemoRegistry, Reply, Token, running
-from towline.runtimes.logs import Log
+from towline.runtimes.logs import Log, plain
 from towline.runtimes.output import write_json, write_table
 from towline.runtimes.server import serve_server
 
@@ -74,7 +74,7 @@ class HopLog(Log):
         self._program = program
 
     def note(self, note: Note) -> None:
-        told = " ".join(f"{name}={value}" for name, value in note.fields.items() if value is not None)
+        told = " ".join(f"{name}={plain(str(value))}" for name, value in note.fields.items() if value is not None)
         if note.level in ("info", "warning", "error") or self._scene.verbose:
             self._scene.hop(self._program, f"{note.event}  {told}".rstrip())
 

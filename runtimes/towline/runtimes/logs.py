@@ -23,13 +23,18 @@ _SHORTEST_STRUCK: Final = 6
 def plain(text: str, limit: int = LIMITS.foreign_text) -> str:
     """Return a foreign text as it may be shown: control characters escaped, cut at `limit` characters."""
     cut = text if len(text) <= limit else text[:limit] + "…"
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", cut)
+    return _CONTROL.sub(_escaped, cut)
+
+
+def _escaped(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class Log:
     """Writes Notes to a stream.
 
-    `struck` are secrets whose values, plain, base64 or percent-encoded, are replaced in finished lines. That is a
+    `strike` names secrets whose values, plain, base64 or percent-encoded, are replaced in finished lines. That is a
     last net: secrets are a type that prints as `***` long before.
     """
 
@@ -45,7 +50,10 @@ class Log:
             return
         value = secret.reveal()
         encoded = base64.b64encode(value.encode()).decode().rstrip("=")
-        self._struck += sorted({value, quote(value, safe=""), encoded}, key=len, reverse=True)
+        in_json = msgspec.json.encode(value).decode()[1:-1]
+        forms = {value, quote(value, safe=""), encoded, in_json, *self._struck}
+        # The longest first, so that a secret that is part of another leaves nothing of it.
+        self._struck = sorted(forms, key=len, reverse=True)
 
     def note(self, note: Note) -> None:
         """Write one record, if its level is wanted."""
@@ -53,16 +61,25 @@ class Log:
             return
         fields = {name: _shown(value) for name, value in note.fields.items()}
         when = datetime.datetime.fromtimestamp(time.time(), datetime.UTC)
+        line = self._line(note, when, fields)
+        while len(line) > LIMITS.log_record and fields:
+            # A record that is cut anywhere is no JSON; the longest field goes.
+            del fields[max(fields, key=lambda name: len(str(fields[name])))]
+            line = self._line(note, when, {**fields, "cut": True})
+        self._stream.write(line[: LIMITS.log_record] + "\n")
+        self._stream.flush()
+
+    def _line(self, note: Note, when: datetime.datetime, fields: dict[str, Any]) -> str:
         if self._json:
             stamp = when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            line = msgspec.json.encode({"time": stamp, "level": note.level, "event": note.event, **fields}).decode()
+            head = {"time": stamp, "level": note.level, "event": note.event}
+            line = msgspec.json.encode(head | fields | head).decode()
         else:
             told = "  ".join(f"{name}={value}" for name, value in fields.items())
             line = f"{when:%H:%M:%S} {note.level:<7} {note.event}  {told}".rstrip()
         for value in self._struck:
             line = line.replace(value, "***")
-        self._stream.write(line[: LIMITS.log_record] + "\n")
-        self._stream.flush()
+        return line
 
     def say(self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: Any) -> None:
         """Write a record of the program's own."""
