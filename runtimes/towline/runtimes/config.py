@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -79,8 +80,10 @@ def load(
     for name in sorted(environment):
         base = name.removesuffix("_FILE")
         if name.startswith("TOWLINE_") and base not in _OURS and name not in _OURS:
-            near = difflib.get_close_matches(name, _OURS, 1)
-            faults.append(f"unknown variable {name}" + (f"; did you mean {near[0]}?" if near else ""))
+            # All begin alike, so what follows is compared.
+            ends = [known.removeprefix("TOWLINE_") for known in _OURS]
+            near = difflib.get_close_matches(base.removeprefix("TOWLINE_"), ends, 1)
+            faults.append(f"unknown variable {name}" + (f"; did you mean TOWLINE_{near[0]}?" if near else ""))
     if faults:
         raise ConfigurationError(faults)
     return Settings(values, sources)
@@ -149,18 +152,24 @@ def _from_file(path: Path | None, faults: list[str]) -> dict[str, tuple[Any, str
 
 def _line(content: str, section: str, name: str) -> int:
     """Find the line of a key, for a message to a person: TOML's and JSON's readers do not tell it."""
-    inside = False
+    opens = re.compile(rf'\[\s*"?{re.escape(section)}"?\s*\]|"?{re.escape(section)}"?\s*[:=]')
+    dotted = re.compile(rf'"?{re.escape(section)}"?\s*\.\s*"?{re.escape(name)}"?\s*=')
+    key = re.compile(rf'"?{re.escape(name)}"?\s*[:=]')
+    inside = 0
     for number, line in enumerate(content.splitlines(), 1):
         bare = line.strip()
-        if bare.startswith((f"[{section}]", f'"{section}"')) or (not name and bare.startswith(section)):
-            inside = True
+        if name and dotted.match(bare):
+            return number
+        if opens.match(bare):
+            inside = number
             if not name:
                 return number
         elif bare.startswith("["):
-            inside = False
-        elif inside and bare.lstrip('"').startswith(name):
+            inside = 0
+        elif inside and key.match(bare):
             return number
-    return 1
+    # In the middle of a line: that of its section, else the first.
+    return inside or 1
 
 
 def _reason(error: Exception) -> str:
