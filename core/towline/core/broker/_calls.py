@@ -29,7 +29,8 @@ from towline.core.broker._answers import (
 )
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._directory import Directory, Session
-from towline.core.broker._filter import Denied, Filter
+from towline.core.broker._filter import Denied
+from towline.core.broker._gate import Gate
 from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import CONTEXT_HEADER, incoming, target_of, without_context, without_role
 from towline.core.broker._upload import UploadDecoder, UploadHead, parse_answer_head
@@ -68,7 +69,7 @@ class Calls:
         desk: Desk,
         host: TunnelHost,
         directory: Directory,
-        rules: Filter,
+        gate: Gate,
         *,
         entropy: Entropy,
         answer_seconds: float,
@@ -77,7 +78,7 @@ class Calls:
         self._desk = desk
         self._host = host
         self._directory = directory
-        self.rules = rules
+        self._gate = gate
         self._entropy = entropy
         self._answer_seconds = answer_seconds
         self._limits = limits
@@ -90,7 +91,6 @@ class Calls:
         self._alarms: Alarms[Call] = Alarms()
         # Sessions on which a call ended, so that a waiting one may go.
         self._freed: list[Session] = []
-        self.refusals: list[str] = []
 
     def __len__(self) -> int:
         return len(self._by_visit)
@@ -114,9 +114,8 @@ class Calls:
             return
         if context is not None:
             asked.headers[CONTEXT_HEADER] = context
-        verdict = self.rules.decide(asked.method, asked.url, asked.headers, asked.body)
+        verdict = self._gate.decide(asked.method, asked.url, asked.headers, asked.body)
         if isinstance(verdict, Denied):
-            self.refusals.append(verdict.reason)
             self._respond(visit, 401, denial(DENIED_OVER_HTTP, asked.url), now)
             return
         headers = verdict.headers | {"snyk-request-id": visit.request_id}

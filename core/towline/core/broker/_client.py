@@ -30,6 +30,7 @@ from towline.core.broker._checks import Check, Checks
 from towline.core.broker._client_config import ROLES, BrokerClientConfig
 from towline.core.broker._desk import Came, Desk, DeskEvent, Left, Visit
 from towline.core.broker._filter import Filter
+from towline.core.broker._gate import Gate
 from towline.core.broker._ids import request_id_of
 from towline.core.broker._job import Tunnel
 from towline.core.broker._jobs import Jobs
@@ -98,9 +99,11 @@ class BrokerClient:
         self._outgoing = Outgoing(self._wishes, links, limits=limits, route=config.route)
         self._rules = config.rules
         public, private = self._filters(config.rules)
+        self._inbound = Gate(self._wishes, "inbound-request", private)
+        self._outbound = Gate(self._wishes, "outbound-request", public)
         self._jobs = Jobs(
             self._outgoing,
-            private,
+            self._inbound,
             config.filled(),
             server=self._server,
             token=config.token,
@@ -115,7 +118,7 @@ class BrokerClient:
         self._callbacks = Callbacks(
             self._desk,
             self._tunnels,
-            public,
+            self._outbound,
             wait_seconds=config.callback_wait,
             answer_seconds=config.answer_seconds,
             limits=limits,
@@ -145,7 +148,7 @@ class BrokerClient:
             self._checks.wake(now)
         elif isinstance(fact, Reload):
             self._rules = fact.rules
-            self._callbacks.rules, self._jobs.rules = self._filters(fact.rules)
+            self._outbound.rules, self._inbound.rules = self._filters(fact.rules)
         elif isinstance(fact, Stop):
             self._stop(fact.within, now)
         self._settle(now)
@@ -199,10 +202,6 @@ class BrokerClient:
                     self._jobs.happened(errand, happened, now)
                 busy = True
             self._jobs.dispatch(now)
-        for part, flow in ((self._jobs, "inbound-request"), (self._callbacks, "outbound-request")):
-            for reason in part.refusals:
-                self._note("info", "filter.denied", flow=flow, reason=reason)
-            part.refusals.clear()
         if self._stop_by is not None and (now >= self._stop_by or not (len(self._jobs) or len(self._callbacks))):
             self._end(now)
 

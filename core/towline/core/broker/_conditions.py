@@ -10,7 +10,7 @@ from urllib.parse import unquote_to_bytes
 from towline.core._errors import RemoteProtocolError
 from towline.core._limits import Limits
 from towline.core.broker._dotted import values_at
-from towline.core.broker._json import Json, strict_json
+from towline.core.broker._json import Json, body_json
 from towline.core.broker._pattern import compile_glob
 from towline.core.broker._regex import compile_regex
 from towline.core.broker._rules import BodyPattern, BodyValue, Condition, HeaderValues, QueryGlobs
@@ -33,7 +33,7 @@ class RequestView:
         """The body as strict JSON, or None if it is none."""
         if self._document is _UNREAD:
             try:
-                self._document = strict_json(self._body or b"", self._limits)
+                self._document = body_json(self._body or b"", self._limits)
             except RemoteProtocolError:
                 self._document = None
         document: Json = self._document

@@ -12,7 +12,7 @@ from towline.core._script import HeaderList
 from towline.core._secret import Secret
 from towline.core.broker._filter import Allowed
 from towline.core.broker._ids import masked_token
-from towline.core.broker._json import strict_json
+from towline.core.broker._json import body_json
 
 # What speaks to brokers only. Lengths, hosts and forwarding were taken out by the filter already.
 _BROKER_ONLY: Final = frozenset(
@@ -73,7 +73,7 @@ def upstream_body(headers: Mapping[str, str | Secret], body: bytes | None, limit
     if not body or headers.get(FORM_HEADER) != _FORM:
         return body or b""
     try:
-        document = strict_json(body, limits)
+        document = body_json(body, limits)
     except RemoteProtocolError:
         return body
     if not isinstance(document, dict):

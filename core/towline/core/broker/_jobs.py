@@ -29,7 +29,8 @@ from towline.core.broker._answers import (
     too_large,
 )
 from towline.core.broker._expand import Variables
-from towline.core.broker._filter import Allowed, Denied, Filter
+from towline.core.broker._filter import Allowed, Denied
+from towline.core.broker._gate import Gate
 from towline.core.broker._headers import answer_object
 from towline.core.broker._headers_up import upstream_body, upstream_headers
 from towline.core.broker._ids import request_id_of
@@ -54,7 +55,7 @@ class Jobs:
     def __init__(
         self,
         outgoing: Outgoing,
-        rules: Filter,
+        gate: Gate,
         variables: Variables,
         *,
         server: Url,
@@ -68,7 +69,7 @@ class Jobs:
         limits: Limits = LIMITS,
     ) -> None:
         self._outgoing = outgoing
-        self.rules = rules
+        self._gate = gate
         self.variables = variables
         self._server = server
         self._token = token
@@ -81,7 +82,6 @@ class Jobs:
         self._limits = limits
         self._jobs: set[Job] = set()
         self._freed: list[Tunnel] = []
-        self.refusals: list[str] = []
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -129,9 +129,8 @@ class Jobs:
         job.started = True
         job.tunnel.running += 1
         asked = job.asked
-        verdict = self.rules.decide(asked.method, asked.url, asked.headers, asked.body)
+        verdict = self._gate.decide(asked.method, asked.url, asked.headers, asked.body)
         if isinstance(verdict, Denied):
-            self.refusals.append(verdict.reason)
             self._own_answer(job, 401, "FILTER_BLOCKED", denial(DENIED_OVER_TUNNEL, asked.url), now)
             return
         if verdict.upstream is None:

@@ -12,7 +12,8 @@ from towline.core._limits import LIMITS, Limits
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._answers import DENIED_OVER_HTTP, JSON, RETRY_SOON, compact, denial, payload_body
 from towline.core.broker._desk import Desk, Visit
-from towline.core.broker._filter import Denied, Filter
+from towline.core.broker._filter import Denied
+from towline.core.broker._gate import Gate
 from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import incoming
 from towline.core.broker._job import Tunnel
@@ -43,7 +44,7 @@ class Callbacks:
         self,
         desk: Desk,
         tunnels: Sequence[Tunnel],
-        rules: Filter,
+        gate: Gate,
         *,
         wait_seconds: float,
         answer_seconds: float,
@@ -51,7 +52,7 @@ class Callbacks:
     ) -> None:
         self._desk = desk
         self._tunnels = tunnels
-        self.rules = rules
+        self._gate = gate
         self._wait_seconds = wait_seconds
         self._answer_seconds = answer_seconds
         self._limits = limits
@@ -59,7 +60,6 @@ class Callbacks:
         self._by_handle: dict[tuple[str, int], Callback] = {}
         self._waiting: deque[Callback] = deque()
         self._alarms: Alarms[Callback] = Alarms()
-        self.refusals: list[str] = []
 
     def __len__(self) -> int:
         return len(self._by_visit)
@@ -75,9 +75,8 @@ class Callbacks:
             status = 415 if error.kind == "unsupported-media-type" else error.status_hint
             self._respond(visit, status, {"code": error.code, "message": error.message}, now)
             return
-        verdict = self.rules.decide(asked.method, asked.url, asked.headers, asked.body)
+        verdict = self._gate.decide(asked.method, asked.url, asked.headers, asked.body)
         if isinstance(verdict, Denied):
-            self.refusals.append(verdict.reason)
             self._respond(visit, 401, denial(DENIED_OVER_HTTP, asked.url), now)
             return
         if len(self._by_visit) >= self._limits.tunnel_waiting:

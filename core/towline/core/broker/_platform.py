@@ -24,7 +24,8 @@ from towline.core.broker._answers import (
     too_large,
 )
 from towline.core.broker._directory import Session
-from towline.core.broker._filter import Denied, Filter
+from towline.core.broker._filter import Denied
+from towline.core.broker._gate import Gate
 from towline.core.broker._headers import answer_object
 from towline.core.broker._headers_up import upstream_body, upstream_headers
 from towline.core.broker._ids import masked_token, request_id_of
@@ -65,7 +66,7 @@ class Platform:
         self,
         host: TunnelHost,
         outgoing: Outgoing,
-        rules: Filter,
+        gate: Gate,
         wishes: deque[Any],
         numbers: Iterator[int],
         *,
@@ -76,7 +77,7 @@ class Platform:
     ) -> None:
         self._host = host
         self._outgoing = outgoing
-        self.rules = rules
+        self._gate = gate
         self._wishes = wishes
         self._numbers = numbers
         self._entropy = entropy
@@ -86,7 +87,6 @@ class Platform:
         self._running: dict[int, set[Callback]] = {}
         self._by_exchange: dict[int, Callback] = {}
         self._alarms: Alarms[Callback] = Alarms()
-        self.refusals: list[str] = []
 
     def __len__(self) -> int:
         return sum(len(running) for running in self._running.values())
@@ -108,9 +108,8 @@ class Platform:
             busy = acknowledged(503, {"code": "TOO_BUSY"}, request_id, {"retry-after": "1"})
             self._host.acknowledge(session.number, ack_id, [busy], now=now)
             return
-        verdict = self.rules.decide(asked.method, asked.url, asked.headers, asked.body)
+        verdict = self._gate.decide(asked.method, asked.url, asked.headers, asked.body)
         if isinstance(verdict, Denied):
-            self.refusals.append(verdict.reason)
             body = denial(DENIED_OVER_TUNNEL, asked.url)
             self._acknowledge(session, ack_id, 401, body, request_id, now, "FILTER_BLOCKED")
             return

@@ -33,6 +33,7 @@ from towline.core.broker._calls import Calls
 from towline.core.broker._desk import Began, Came, Desk, DeskEvent, Left, Over, Piece, Visit
 from towline.core.broker._directory import Directory
 from towline.core.broker._filter import Filter
+from towline.core.broker._gate import Gate
 from towline.core.broker._ids import masked_token
 from towline.core.broker._outgoing import Outgoing
 from towline.core.broker._platform import Platform
@@ -101,11 +102,13 @@ class BrokerServer:
         self._outgoing = Outgoing(self._wishes, LinkNumbers(), limits=limits, route=config.route)
         self._directory = Directory(config.grace_seconds)
         public, private = self._filters(config.rules)
+        self._inbound = Gate(self._wishes, "inbound-request", public)
+        self._outbound = Gate(self._wishes, "outbound-request", private)
         self._calls = Calls(
             self._desk,
             self._host,
             self._directory,
-            public,
+            self._inbound,
             entropy=entropy.fork(),
             answer_seconds=config.answer_seconds,
             limits=limits,
@@ -113,7 +116,7 @@ class BrokerServer:
         self._platform = Platform(
             self._host,
             self._outgoing,
-            private,
+            self._outbound,
             self._wishes,
             numbers,
             entropy=entropy.fork(),
@@ -151,7 +154,7 @@ class BrokerServer:
         elif isinstance(fact, Wake):
             self._wake(now)
         elif isinstance(fact, Reload):
-            self._calls.rules, self._platform.rules = self._filters(fact.rules)
+            self._inbound.rules, self._outbound.rules = self._filters(fact.rules)
         elif isinstance(fact, Stop):
             self._stop_by = now + fact.within
             self._desk.drain(now)
@@ -197,10 +200,6 @@ class BrokerServer:
                 self._platform.happened(*found, now)
                 busy = True
             self._calls.dispatch(now)
-        for part, flow in ((self._calls, "inbound-request"), (self._platform, "outbound-request")):
-            for reason in part.refusals:
-                self._note("info", "filter.denied", flow=flow, reason=reason)
-            part.refusals.clear()
         if self._stop_by is not None and (now >= self._stop_by or not (len(self._calls) or len(self._platform))):
             self._over = True
             self._wishes.append(Finished(None))

@@ -15,7 +15,7 @@ from towline.core._secret import Secret
 from towline.core.broker._dotted import parse_dotted
 from towline.core.broker._expand import Variables, expand_listed, names_in
 from towline.core.broker._headers import VALUE
-from towline.core.broker._json import Json, compact_json, strict_json
+from towline.core.broker._json import Json, body_json, compact_json
 
 ALWAYS: Final = frozenset({"BROKER_CLIENT_URL", "CR_AGENT_URL"})
 ONLY_TO_AGENT: Final = "CR_CREDENTIALS"
@@ -59,7 +59,7 @@ def substitute_body(body: bytes, variables: Variables, limits: Limits = LIMITS) 
     if MARKER_KEY.encode() not in body:
         return body
     try:
-        document = strict_json(body, limits)
+        document = body_json(body, limits)
         if not isinstance(document, dict) or not isinstance(paths := document.pop(MARKER_KEY, None), list):
             return body
         for path in paths:
