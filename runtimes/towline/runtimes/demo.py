@@ -26,7 +26,6 @@ from towline.core import (
     Broken,
     Entropy,
     HeaderList,
-    Note,
     Record,
     RemoteProtocolError,
     Request,
@@ -38,14 +37,15 @@ from towline.core import (
 )
 from towline.core.agent import RegistryLogin
 from towline.core.broker import BrokerClientConfig, BrokerServerConfig
-from towline.core.http import Courier, ServerRequest
+from towline.core.http import Courier
 from towline.drivers import Listener, on_trio
 from towline.runtimes import agent
 from towline.runtimes.agent_config import AgentConfig
 from towline.runtimes.client import serve_client
+from towline.runtimes.demo_hops import HopLog, Hops
 from towline.runtimes.demo_image import local_image
-from towline.runtimes.demo_registry import DemoRegistry, Reply, Token, running
-from towline.runtimes.logs import Log, plain
+from towline.runtimes.demo_registry import DemoRegistry, Token, running
+from towline.runtimes.logs import Log
 from towline.runtimes.output import write_json, write_table
 from towline.runtimes.server import serve_server
 
@@ -63,20 +63,6 @@ def run_demo(arguments: argparse.Namespace) -> int:
     if arguments.output == "json":
         write_json(result)
     return 0
-
-
-class HopLog(Log):
-    """A program's log in the demo: its notes become hops on stdout, its warnings stay what they are."""
-
-    def __init__(self, scene: Scene, program: str) -> None:
-        super().__init__("warning", "human")
-        self._scene = scene
-        self._program = program
-
-    def note(self, note: Note) -> None:
-        told = " ".join(f"{name}={plain(str(value))}" for name, value in note.fields.items() if value is not None)
-        if note.level in ("info", "warning", "error") or self._scene.verbose:
-            self._scene.hop(self._program, f"{note.event}  {told}".rstrip())
 
 
 class Ports(Record, frozen=True):
@@ -98,18 +84,11 @@ class Scene:
     """One run of the demo."""
 
     def __init__(self, *, talks: bool, verbose: bool, stays: bool) -> None:
-        self.verbose = verbose
+        self._hops = Hops(talks=talks, verbose=verbose)
         self._talks = talks
         self._stays = stays
         self._ports = SERVED if stays else Ports()
-        self._began = time.monotonic()
         self._entropy = Entropy(os.urandom(32))
-
-    def hop(self, who: str, what: str) -> None:
-        """Print one hop as it happens."""
-        if self._talks:
-            sys.stdout.write(f"{time.monotonic() - self._began:6.2f}s  {who:<9} {what}\n")
-            sys.stdout.flush()
 
     async def play(self) -> dict[str, Any]:
         """Start everything, scan through it, and return what the results box then holds."""
@@ -119,11 +98,13 @@ class Scene:
         registry = DemoRegistry(
             {REPOSITORY: image.repository}, Token(username, login.secret), entropy=self._entropy.fork()
         )
-        self.hop("registry", f"holds {REPOSITORY}, this machine's package database ({image.database or image.note})")
+        self._hops.hop(
+            "registry", f"holds {REPOSITORY}, this machine's package database ({image.database or image.note})"
+        )
         here = Listener("127.0.0.1", self._ports.registry)
         with tempfile.TemporaryDirectory(prefix="towline-demo-") as folder:
             async with (
-                running(registry, on_trio.open_pump, here, on_reply=self._replied) as address,
+                running(registry, on_trio.open_pump, here, on_reply=self._hops.replied) as address,
                 anyio.create_task_group() as programs,
             ):
                 stop = anyio.Event()
@@ -150,10 +131,6 @@ class Scene:
             async for _ in signals:
                 return
 
-    def _replied(self, request: ServerRequest, reply: Reply) -> None:
-        login = (request.get("authorization") or "anonymous").partition(" ")[0]
-        self.hop("registry", f"{request.method} {request.path} ({login}) → {reply.status}")
-
     async def _start(
         self, programs: TaskGroup, stop: anyio.Event, folder: Path, registry: str, login: RegistryLogin
     ) -> tuple[str, Secret]:
@@ -166,9 +143,9 @@ class Scene:
             host="127.0.0.1", port=self._ports.agent, workdir=str(folder / "agent"), callback_urls=(client_url,),
             login=msgspec.structs.replace(login, base=registry), allow_http=(registry,),
         )  # fmt: skip
-        up = await programs.start(_agent, agent_config, HopLog(self, "agent"), stop)
+        up = await programs.start(_agent, agent_config, HopLog(self._hops, "agent"), stop)
         here = Listener("127.0.0.1", self._ports.server)
-        server = await programs.start(_server, here, folder / "results.sqlite", HopLog(self, "server"), stop)
+        server = await programs.start(_server, here, folder / "results.sqlite", HopLog(self._hops, "server"), stop)
         client_config = BrokerClientConfig(
             server_url=f"http://127.0.0.1:{server}",
             token=token,
@@ -176,7 +153,7 @@ class Scene:
             client_url=client_url,
             epoch=time.time() - time.monotonic(),
         )
-        await programs.start(_client, client_config, Listener("127.0.0.1", port), HopLog(self, "client"), stop)
+        await programs.start(_client, client_config, Listener("127.0.0.1", port), HopLog(self._hops, "client"), stop)
         return f"http://127.0.0.1:{server}", token
 
     async def _scan(self, server: str, token: Secret) -> dict[str, Any]:
@@ -189,19 +166,19 @@ class Scene:
             "callback": {"baseUrl": "${BROKER_CLIENT_URL}"},
             "BROKER_VAR_SUB": ["callback.baseUrl"],
         }
-        self.hop("backend", "POST /broker/…/scan")
+        self._hops.hop("backend", "POST /broker/…/scan")
         status, body = await _ask("POST", f"{server}/broker/{token.reveal()}/scan", msgspec.json.encode(request))
         if status != 202:
             raise RemoteProtocolError("internal", f"expected the scan to be accepted with 202, got {status}")
         job = msgspec.json.decode(body)["jobId"]
-        self.hop("backend", f"202, job {job}")
+        self._hops.hop("backend", f"202, job {job}")
         while True:
             status, body = await _ask("GET", f"{server}/results/{job}")
             result: dict[str, Any] = msgspec.json.decode(body)
             if status == 200 and result["done"]:
                 break
             await anyio.sleep(0.05)
-        self.hop("backend", f"GET /results/{job}: {result['state']}, {len(body)} bytes")
+        self._hops.hop("backend", f"GET /results/{job}: {result['state']}, {len(body)} bytes")
         if result["state"] != "done":
             raise RemoteProtocolError("internal", f"expected the scan to end done, got {result['state']}")
         if self._talks:
