@@ -107,13 +107,15 @@ class RegistryDesk:
         )
         separator = "@" if ":" in image.reference else ":"
         host = login.base.partition("/")[0]
-        name = ImageReference.parse(f"{host}/{registry.repository(image.repository)}{separator}{image.reference}")
+        name = ImageReference.parse(
+            f"{registry.domain}/{registry.repository(image.repository)}{separator}{image.reference}"
+        )
         wanted = Platform.parse(image.platform) if image.platform else None
         script = scan_image(registry, image.repository, image.reference, wanted, options, name)
         seen = _Seen()
         outcome: ScanOutcome = await self._perform(script, on_event=seen.take)
         found = ImageFound(
-            registry=outcome.registry or host,
+            registry=host,
             repository=image.repository,
             reference=image.reference,
             manifest_digest=outcome.manifest_digest,

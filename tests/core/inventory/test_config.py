@@ -33,6 +33,15 @@ def test_a_key_is_there_if_the_config_has_it() -> None:
     }
 
 
+def test_null_in_the_history_is_nothing_said() -> None:
+    document = {"history": [{"created": None, "author": None, "created_by": None, "comment": None}, {"created": NEW}]}
+    image = read_config(json.dumps(document).encode())
+    struck = strike_config(image)
+    for history in (image.history, struck.history):
+        assert wire(Cutter().history(history or [])) == [{}, {"created": NEW}]
+        assert find_instructions(history or []).dockerfile_packages == {}
+
+
 def test_what_is_too_long_is_cut_and_told() -> None:
     document = {
         "config": {"User": "u" * 1025, "Env": ["e" * 1030, "f" * 2000] + ["x"] * 500, "StopSignal": "s" * 129},

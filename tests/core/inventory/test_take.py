@@ -14,7 +14,16 @@ from layer_tools import read_layer, tar_of
 from oci_layout import Layout, check_invariants, facts_of, inventory_of, name_of, shape
 
 from towline.core import LIMITS
-from towline.core.inventory import ImageFacts, ScanOptions, Taken, split_name, take_inventory, wanted
+from towline.core.inventory import (
+    ImageFacts,
+    ScanOptions,
+    Taken,
+    parse_provenance,
+    payload_metrics,
+    split_name,
+    take_inventory,
+    wanted,
+)
 from towline.core.layer import merge
 
 Expected = Callable[[str], dict[str, Any]]
@@ -279,6 +288,114 @@ def test_two_managers_have_a_result_each() -> None:
     assert [one.name for one in taken.inventory.packages] == ["m", "a"]
 
 
+def test_both_results_are_whole_and_say_what_they_are() -> None:
+    image = facts(config=b'{"created": "2020-01-01T00:00:00Z"}', platform="linux/arm/v7")
+    taken = taken_of([STATUS, APK], image, target_reference="main")
+    apk, deb = (json.loads(result.json()) for result in taken.results)
+    for result, kind, package in ((apk, "apk", "pkg:apk"), (deb, "deb", "pkg:deb")):
+        assert list(result) == ["facts", "target", "identity", "targetReference"]
+        assert result["identity"] == {"type": kind, "args": {"platform": "linux/arm"}}
+        graph = facts_of(result)["depGraph"]
+        check_invariants(graph)
+        assert graph["pkgManager"]["name"] == kind
+        assert [pkg["info"]["purl"].partition("/")[0] for pkg in graph["pkgs"][1:]] == [package]
+        assert "apk and deb" in facts_of(result)["pluginWarnings"]["scan"][0]
+    apart = {"identity": None, "facts": None}
+    assert {**apk, **apart} == {**deb, **apart}
+    assert apk["facts"][1:] == deb["facts"][1:]
+    metric = json.loads(msgspec.json.encode(payload_metrics(taken.results, taken.os_results)))["data"]
+    sizes = [len(result.json()) for result in taken.results]
+    assert list(metric.items()) == [
+        ("scanResultCount", 2),
+        ("applicationScanResultCount", 0),
+        ("scanResultPayloadBytes", sizes),
+        ("totalScanResultsPayloadBytes", sum(sizes)),
+    ]
+
+
+ORDER = [
+    "depGraph",
+    "keyBinariesHashes",
+    "imageId",
+    "imageLayers",
+    "imageLabels",
+    "containerConfig",
+    "history",
+    "imageCreationTime",
+    "rootFs",
+    "imageOsReleasePrettyName",
+    "imageManifestFiles",
+    "autoDetectedUserInstructions",
+    "imageNames",
+    "ociDistributionMetadata",
+    "provenanceMetadata",
+    "platform",
+    "pluginVersion",
+    "pluginWarnings",
+]
+ATTESTED = b'{"predicateType": "https://slsa.dev/provenance/v1", "predicate": {}}'
+
+
+def test_facts_stand_in_their_order_and_none_without_data() -> None:
+    config = {
+        "config": {"Labels": {"a": "b"}, "Env": None},
+        "created": "2020-01-01T00:00:00Z",
+        "history": [
+            {"created": "2019-01-01T00:00:00Z", "created_by": "base", "author": None, "comment": ""},
+            {"created": "2020-01-01T00:00:00Z", "created_by": "RUN apt-get install a"},
+        ],
+    }
+    digest = "sha256:" + "1" * 64
+    entry = parse_provenance(ATTESTED, digest, digest)
+    assert entry is not None
+    image = facts(
+        config=json.dumps(config).encode(),
+        layers=(digest,),
+        diff_ids=(digest,),
+        platform="linux/amd64",
+        manifest_digest=digest,
+        warnings=("something",),
+        provenance=(entry,),
+    )
+    entries = [STATUS, ("file", "bin/node", b"n"), ("file", "x", b"x"), ("file", "etc/os-release", b"PRETTY_NAME=p")]
+    told = wire_of(taken_of(entries, image, include=("**/x",)))
+    assert [fact["type"] for fact in told["facts"]] == ORDER
+    assert all(list(fact) == ["type", "data"] and fact["data"] not in (None, [], "") for fact in told["facts"])
+    assert facts_of(told)["history"][0] == {"created": "2019-01-01T00:00:00Z", "createdBy": "base", "comment": ""}
+    assert facts_of(told)["containerConfig"] == {"env": None}
+    bare = wire_of(taken_of([], facts(name="h/r@sha256:0")))
+    assert [fact["type"] for fact in bare["facts"]] == ["depGraph", "imageId", "imageNames", "pluginVersion"]
+    assert bare["identity"] == {"type": "linux"}
+
+
+@pytest.mark.parametrize(
+    ("more", "should"),
+    [
+        ({}, True),
+        ({"manifest_digest": None}, False),
+        ({"manifest_digest": "sha256:" + "A" * 64}, False),
+        ({"manifest_digest": "sha512:" + "1" * 128}, False),
+        ({"registry_host": "h" * 255}, True),
+        ({"registry_host": "h" * 256}, False),
+        ({"repository": "r" * 2048}, True),
+        ({"repository": "r" * 2049}, False),
+        ({"repository": "\u00fc" * 1025}, False),
+        ({"name": "r"}, False),
+    ],
+)
+def test_where_an_image_comes_from_is_told_if_it_is_valid(more: dict[str, Any], should: bool) -> None:
+    image = facts(**{"manifest_digest": "sha256:" + "1" * 64, **more})
+    assert ("ociDistributionMetadata" in facts_of(wire_of(taken_of([], image)))) is should
+
+
+@pytest.mark.parametrize(("tag", "kept"), [("t" * 128, True), ("t" * 129, False), ("-t", False)])
+def test_only_a_tag_is_told_as_one(tag: str, kept: bool) -> None:
+    image = facts(name=f"h/r:{tag}", manifest_digest="sha256:" + "1" * 64, index_digest="sha256:short")
+    told = facts_of(wire_of(taken_of([], image)))["ociDistributionMetadata"]
+    assert told.get("imageTag") == (tag if kept else None)
+    assert "indexDigest" not in told
+
+
 def test_a_database_behind_links_is_read_once() -> None:
     taken = taken_of([("symlink", "lib", "usr/lib"), ("file", "usr/lib/apk/db/installed", b"P:m\nV:1\n\n")])
     assert [one.name for one in taken.inventory.packages] == ["m"]
@@ -336,6 +453,8 @@ def test_only_what_the_user_installed() -> None:
         ("h:5000/r:1", "h:5000/r", "1"),
         ("h/r@sha256:0", "h/r", None),
         ("h/r:1@sha256:0", "h/r", None),
+        ("image.tar", "image.tar", None),
+        ("h/image.tar:1", "h/image.tar", "1"),
     ],
 )
 def test_names(reference: str, name: str, tag: str | None) -> None:

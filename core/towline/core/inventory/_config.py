@@ -40,10 +40,10 @@ class RawConfig(msgspec.Struct):
 
 
 class RawHistory(msgspec.Struct):
-    created: str | UnsetType = UNSET
-    author: str | UnsetType = UNSET
-    created_by: str | UnsetType = UNSET
-    comment: str | UnsetType = UNSET
+    created: Maybe[str] = UNSET
+    author: Maybe[str] = UNSET
+    created_by: Maybe[str] = UNSET
+    comment: Maybe[str] = UNSET
     empty_layer: bool | UnsetType = UNSET
 
 
@@ -116,7 +116,7 @@ def strike_config(image: RawImage) -> RawImage:
                 entry,
                 created_by=_text(entry.created_by),
                 comment=_text(entry.comment),
-                author=entry.author if isinstance(entry.author, UnsetType) else strike_forms(entry.author),
+                author=strike_forms(entry.author) if isinstance(entry.author, str) else entry.author,
             )
             for entry in history
         ]
@@ -144,14 +144,15 @@ class Cutter:
         )
 
     def history(self, entries: list[RawHistory]) -> list[HistoryFact]:
+        """Cut the entries; what is null in one is not there, unlike in a container's config."""
         if len(entries) > _HISTORY:
             self.truncated["history"] = Truncated("array", len(entries) - _HISTORY)
         return [
             HistoryFact(
-                created=entry.created,
-                author=self._cut("history[*].author", entry.author, _AUTHOR),
-                created_by=self._cut("history[*].createdBy", entry.created_by, _COMMAND),
-                comment=self._cut("history[*].comment", entry.comment, _COMMAND),
+                created=_given(entry.created),
+                author=self._cut("history[*].author", _given(entry.author), _AUTHOR),
+                created_by=self._cut("history[*].createdBy", _given(entry.created_by), _COMMAND),
+                comment=self._cut("history[*].comment", _given(entry.comment), _COMMAND),
                 empty_layer=entry.empty_layer,
             )
             for entry in entries[:_HISTORY]
@@ -205,5 +206,9 @@ def _arguments(values: Maybe[list[str]]) -> Maybe[list[str]]:
     return struck
 
 
-def _text(value: str | UnsetType) -> str | UnsetType:
-    return value if isinstance(value, UnsetType) else strike_command(value)
+def _text(value: Maybe[str]) -> Maybe[str]:
+    return strike_command(value) if isinstance(value, str) else value
+
+
+def _given(value: Maybe[str]) -> str | UnsetType:
+    return UNSET if value is None else value

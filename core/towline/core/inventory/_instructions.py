@@ -101,7 +101,7 @@ def _of_the_user(history: Sequence[RawHistory]) -> list[str]:
     return [
         entry.created_by.replace("# buildkit", "")[:_LONGEST]
         for entry in recent
-        if entry.empty_layer is not True and not isinstance(entry.created_by, UnsetType) and entry.created_by
+        if entry.empty_layer is not True and isinstance(entry.created_by, str) and entry.created_by
     ]
 
 
@@ -135,7 +135,7 @@ def _command(words: list[str]) -> tuple[int, int]:
     return 0, 0
 
 
-def _seconds(created: str | UnsetType) -> float | None:
+def _seconds(created: str | UnsetType | None) -> float | None:
     """Read an RFC 3339 time as seconds; None if it is none."""
     if not isinstance(created, str):
         return None

@@ -155,12 +155,14 @@ def _result(
 
 
 def split_name(reference: str) -> tuple[str, str | None]:
-    """Split a reference into its name and tag: `latest` without one, None with a digest."""
+    """Split a reference into its name and tag: `latest` without one, None with a digest or for an archive."""
     name, at, _ = reference.partition("@")
     tag: str | None = None
     if ":" in name.rsplit("/", 1)[-1]:
         name, _, tag = name.rpartition(":")
-    return name, (None if at else tag or "latest")
+    if tag is None and not name.endswith(".tar"):
+        tag = "latest"
+    return name, None if at else tag
 
 
 def _graph(

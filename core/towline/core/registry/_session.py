@@ -13,7 +13,7 @@ from towline.core._secret import Secret
 from towline.core.http import Url
 from towline.core.registry._dialects import Dialect, find_dialect
 from towline.core.registry._digest import shown
-from towline.core.registry._reference import check_repository
+from towline.core.registry._reference import DOCKER_API_HOST, DOCKER_DOMAIN, check_repository
 from towline.core.registry._token import Credentials
 
 
@@ -99,6 +99,11 @@ class Registry:
     @property
     def username(self) -> str | None:
         return self.credentials.username if self.credentials else None
+
+    @property
+    def domain(self) -> str:
+        """Its host as image references have it: docker.io is a name, whose server is another host."""
+        return DOCKER_DOMAIN if self.base.authority == DOCKER_API_HOST else self.base.authority
 
     def url(self, path: str, query: str | None = None) -> Url:
         """Return an address below `<base>/v2/`. Every part of `path` must have been checked."""

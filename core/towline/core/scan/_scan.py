@@ -44,7 +44,7 @@ def scan_image(
 ) -> Step[ScanOutcome]:
     """Read an image from a registry and take its inventory.
 
-    `image_name` is what the result calls the image; without it, the registry's host and the repository.
+    `image_name` is what the result calls the image; without it, the registry's domain and the repository.
     Layers come side by side, each once however often it is used. Attestations of how the image was built are
     read where its index has some; one that cannot be read is a warning.
 
@@ -241,7 +241,7 @@ def _facts(
         host, path = image_name.domain, image_name.path
         name = f"{image_name.familiar}{separator}{reference}"
     else:
-        host, path = registry.base.authority, registry.repository(repository)
+        host, path = registry.domain, registry.repository(repository)
         name = image_name or f"{host}/{path}{separator}{reference}"
         if image_name is not None:
             host, path = "", ""
