@@ -10,7 +10,7 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from towline._version import VERSION
 
@@ -24,8 +24,24 @@ _PROGRAMS = {
 }
 
 
+class _Help(argparse.HelpFormatter):
+    """`-o, --output FORM`, not `-o FORM, --output FORM`; and room for it."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors look like all the others."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(formatter_class=_Help, **how)
 
     def error(self, message: str) -> NoReturn:
         _say(f"towline: BAD_REQUEST: {message}", f"hint: {self.prog} --help")
@@ -100,7 +116,12 @@ def _parser() -> argparse.ArgumentParser:
     configured.add_argument("--config", metavar="FILE", help="settings (TOML, or JSON when the name ends in .json)")
     configured.add_argument("--log-format", choices=("human", "json"), help="default: human on a terminal, else json")
 
-    parser = _Parser(prog="towline", description="Reach container registries that the internet cannot.")
+    parser = _Parser(
+        prog="towline",
+        description="Reach container registries that the internet cannot.",
+        epilog="exit codes: 0 done, 1 what was asked is not so, 2 usage or configuration, 3 a peer is unreachable,"
+        " 130 interrupted",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     for name, meaning in _PROGRAMS.items():
         program = commands.add_parser(name, help=meaning, description=meaning, parents=[configured])
@@ -111,26 +132,31 @@ def _parser() -> argparse.ArgumentParser:
         description="Run server, client, agent and an embedded registry on loopback, and scan one image through them.",
     )  # fmt: skip
     demo.add_argument("-o", "--output", choices=("table", "json"), default="table", help="form of the result")
-
     demo.add_argument("--serve", action="store_true", help="stay up afterwards, on fixed ports, to try things")
 
     registry = _Parser(add_help=False, parents=[everywhere])
     _registry_options(registry)
-    check = commands.add_parser("check", help="which step of a login fails, and why", parents=[registry])
+
+    def tool(name: str, meaning: str, *aliases: str) -> _Parser:
+        return commands.add_parser(
+            name, help=meaning, description=meaning, aliases=list(aliases), parents=[registry]
+        )  # fmt: skip
+
+    check = tool("check", "say which step on the way to a registry fails, and why")
     check.add_argument("registry", metavar="REGISTRY", help="host[:port][/path]")
-    repos = commands.add_parser("repos", aliases=["catalog"], help="list a registry's repositories", parents=[registry])
+    repos = tool("repos", "list a registry's repositories", "catalog")
     repos.add_argument("registry", metavar="REGISTRY", help="host[:port][/path]")
-    tags = commands.add_parser("tags", aliases=["ls"], help="list a repository's tags", parents=[registry])
+    tags = tool("tags", "list a repository's tags", "ls")
     tags.add_argument("image", metavar="REPOSITORY", help="host[:port]/path")
-    inspect = commands.add_parser("inspect", help="show an image's manifest and config", parents=[registry])
+    inspect = tool("inspect", "show an image's manifest and config")
     inspect.add_argument("image", metavar="IMAGE", help="host[:port]/path[:tag][@digest]")
     form = inspect.add_mutually_exclusive_group()
     form.add_argument("--raw", action="store_true", help="the manifest's bytes, as the registry sent them")
     form.add_argument("--config", dest="show_config", action="store_true", help="the image's config")
-    pull = commands.add_parser("pull", help="download an image and prove every byte", parents=[registry])
+    pull = tool("pull", "download an image and prove every byte")
     pull.add_argument("image", metavar="IMAGE", help="host[:port]/path[:tag][@digest]")
     pull.add_argument("path", metavar="PATH", help="folder of the OCI layout to write")
-    scan = commands.add_parser("scan", help="take an image's inventory", parents=[registry])
+    scan = tool("scan", "take an image's inventory")
     scan.add_argument("image", metavar="IMAGE", nargs="+", help="host[:port]/path[:tag][@digest]")
     scan.add_argument("--glob", action="append", default=[], metavar="GLOB", help="also return files that match")
     scan.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="but not those that match this")
@@ -141,7 +167,9 @@ def _parser() -> argparse.ArgumentParser:
     for streaming in (pull, scan):
         streaming.add_argument("--no-progress", action="store_true", help="no live lines on a terminal")
         streaming.add_argument("-q", "--quiet", action="store_true", help="no live lines and no remarks")
-    version = commands.add_parser("version", help="print the version", parents=[everywhere])
+    version = commands.add_parser(
+        "version", help="print the version", description="print the version", parents=[everywhere]
+    )
     version.add_argument("-o", "--output", choices=("plain", "json"), default="plain", help="form of the answer")
     return parser
 

@@ -63,6 +63,7 @@ class Session:
         base = _without_scheme(host)
         authority, _, _ = base.partition("/")
         self._total = arguments.timeout
+        self._remarks = ProgressLines(wanted=False, quiet=False, verbose=arguments.verbose)
         if arguments.tls_verify == "false" and not arguments.plain_http:
             say(f"towline: warning: the certificate of {plain(authority)} is not verified")
         self.registry = Registry(
@@ -98,7 +99,9 @@ class Session:
         courier = Courier(steps, entropy=Entropy(os.urandom(32)), total=self._total or total)
 
         async def perform() -> T:
-            value: T = await on_trio.perform(courier, dialer=self._dialer, store=store, on_event=on_event)
+            value: T = await on_trio.perform(
+                courier, dialer=self._dialer, store=store, on_event=on_event or self._remarks.take
+            )
             return value
 
         return trio.run(perform)
@@ -191,7 +194,7 @@ def _pull(arguments: argparse.Namespace) -> int:
     session = Session(arguments, image.api_host, image.path)
     wanted = None if arguments.platform in (None, "all") else Platform.parse(arguments.platform)
     store = OciLayoutStore(Path(arguments.path))
-    with ProgressLines(wanted=not arguments.no_progress, quiet=arguments.quiet) as lines:
+    with _lines(arguments) as lines:
         pulled = session.run(
             pull_image(session.registry, image.path, image.reference, wanted),
             on_event=lines.take, store=store, total=LIMITS.time_pull,
@@ -254,7 +257,7 @@ def _scan_one(arguments: argparse.Namespace, text: str) -> ScanOutcome:
     options = ScanOptions(
         include=tuple(arguments.glob), exclude=tuple(arguments.exclude), max_image_bytes=arguments.max_image_bytes
     )
-    with ProgressLines(wanted=not arguments.no_progress, quiet=arguments.quiet) as lines:
+    with _lines(arguments) as lines:
         return session.run(
             scan_image(session.registry, image.path, image.reference, _platform(arguments), options, image),
             on_event=lines.take, total=LIMITS.time_pull,
@@ -282,6 +285,10 @@ def _show_listing(arguments: argparse.Namespace, listing: Listing, name: str, mo
     for warning in listing.warnings:
         say(f"towline: warning: {'' if listing.complete else 'list incomplete: '}{plain(warning)}")
     return DONE if listing.complete else NOT_SO
+
+
+def _lines(arguments: argparse.Namespace) -> ProgressLines:
+    return ProgressLines(wanted=not arguments.no_progress, quiet=arguments.quiet, verbose=arguments.verbose)
 
 
 # ── reading the command line ───────────────────────────────────────────────────

@@ -13,15 +13,15 @@ from towline.runtimes.logs import plain
 
 
 class ProgressLines:
-    """Shows Progress events as bars, and warnings as lines.
+    """Shows Progress events as bars, and warnings (with `verbose`, all notes) as lines.
 
     rich is imported only when there is a terminal to draw on; elsewhere, and with `quiet`, nothing is drawn.
     """
 
-    def __init__(self, *, wanted: bool, quiet: bool) -> None:
+    def __init__(self, *, wanted: bool, quiet: bool, verbose: bool) -> None:
         terminal = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         self._draws = wanted and not quiet and terminal
-        self._quiet = quiet
+        self._shown = () if quiet else ("debug", "info", "warning", "error") if verbose else ("warning", "error")
         self._bars: Any = None
         self._tasks: dict[str, Any] = {}
 
@@ -54,7 +54,7 @@ class ProgressLines:
                 name = event.digest.partition(":")[2][:12]
                 self._tasks[event.digest] = self._bars.add_task(name, total=event.total_bytes)
             self._bars.update(self._tasks[event.digest], completed=event.done_bytes)
-        elif isinstance(event, Note) and event.level in ("warning", "error") and not self._quiet:
+        elif isinstance(event, Note) and event.level in self._shown:
             told = " ".join(f"{name}={plain(str(value))}" for name, value in event.fields.items())
             line = f"towline: {event.level}: {event.event} {told}".rstrip()
             if self._bars is not None:
