@@ -32,6 +32,7 @@ from towline.core import (
     Secret,
     Step,
     Tail,
+    TowlineError,
     fetch,
     read,
 )
@@ -46,7 +47,7 @@ from towline.runtimes.demo_hops import HopLog, Hops
 from towline.runtimes.demo_image import local_image
 from towline.runtimes.demo_registry import DemoRegistry, Token, running
 from towline.runtimes.logs import Log
-from towline.runtimes.output import write_json, write_table
+from towline.runtimes.output import first, write_json, write_table
 from towline.runtimes.server import serve_server
 
 REPOSITORY: Final = "demo/this-machine"
@@ -59,7 +60,10 @@ ROWS_SHOWN: Final = 12
 def run_demo(arguments: argparse.Namespace) -> int:
     """Run the demo; return 0 when the whole way worked. Raises TowlineError."""
     scene = Scene(talks=arguments.output == "table", verbose=arguments.verbose, stays=arguments.serve)
-    result = trio.run(scene.play)
+    try:
+        result = trio.run(scene.play)
+    except* TowlineError as group:
+        raise first(group) from None
     if arguments.output == "json":
         write_json(result)
     return 0

@@ -24,7 +24,8 @@ _TOLD: Final[dict[tuple[str, str], str]] = {
         "filter.passed inbound-request",
     ): "{method} {path} is on the allow-list (rule {rule}), goes to the agent",
     ("agent", "request"): "{method} {path} → {status}",
-    ("agent", "job settled"): "every digest proven, inventory taken ({outcome}, {ms} ms); result is in the outbox",
+    ("agent", "job settled done"): "every digest proven, inventory taken ({ms} ms); result is in the outbox",
+    ("agent", "job settled failed"): "scan failed ({ms} ms); that is in the outbox",
     ("client", "filter.passed outbound-request"): "callback {method} {path} goes up the tunnel",
     ("server", "filter.passed outbound-request"): "callback {method} {path} arrived",
     ("server", "callback kept"): "results box keeps the {kind} message",
@@ -55,8 +56,8 @@ class Hops:
 
     def noted(self, program: str, note: Note) -> None:
         """Print a program's note, if it is a hop."""
-        flow = note.fields.get("flow")
-        told = _TOLD.get((program, f"{note.event} {flow}" if flow else note.event))
+        turn = note.fields.get("flow") or note.fields.get("outcome")
+        told = _TOLD.get((program, f"{note.event} {turn}" if turn else note.event))
         if told is not None:
             self.hop(program, told.format_map({name: plain(str(value)) for name, value in note.fields.items()}))
         elif self._verbose or note.level in _WORTH or note.event == "filter.denied":

@@ -26,6 +26,15 @@ def exit_code(error: TowlineError) -> int:
     return 2 if error.kind in _USAGE else 3 if error.kind in _UNREACHABLE else 1
 
 
+def first(group: BaseExceptionGroup[TowlineError]) -> TowlineError:
+    """Return the first error of a group: tasks side by side fail as one, and a person is told one reason."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    assert isinstance(error, TowlineError)
+    return error
+
+
 def error_lines(error: TowlineError, about: str = "") -> list[str]:
     """Return the lines that tell a person what went wrong, and with what where that is not plain."""
     faults = getattr(error, "faults", None)

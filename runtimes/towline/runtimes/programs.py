@@ -21,6 +21,7 @@ from towline.runtimes import agent
 from towline.runtimes.client import serve_client
 from towline.runtimes.config import Settings, load
 from towline.runtimes.logs import Log
+from towline.runtimes.output import first
 from towline.runtimes.server import serve_server
 from towline.runtimes.setup import agent_config, client_config, dialer, listener, server_config, strike_secrets
 
@@ -98,16 +99,8 @@ async def _run(programs: list[Program], log: Log) -> int:
                 nursery.start_soon(all_programs)
                 await watch(signals)
     except* TowlineError as group:
-        raise _first(group) from None
+        raise first(group) from None
     return code
-
-
-def _first(group: BaseExceptionGroup[TowlineError]) -> TowlineError:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    assert isinstance(error, TowlineError)
-    return error
 
 
 def _harden() -> None:
