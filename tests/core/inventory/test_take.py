@@ -417,6 +417,25 @@ def test_a_database_too_large_is_told() -> None:
     assert any("packages may be missing" in warning for warning in inventory.warnings)
 
 
+@pytest.mark.parametrize(
+    "name", ["rpm-bdb", "rpm-bdb-real", "rpm-ndb", "rpm-ndb-real", "rpm-sqlite", "rpm-sqlite-real", "deb-chisel"]
+)
+def test_an_image_with_another_database_is_not_without_packages(name: str, corpus: Path) -> None:
+    taken = inventory_of(Layout(corpus / f"{name}.oci"), name)
+    assert not taken.inventory.complete
+    assert "not read: packages may be missing" in taken.inventory.warnings[0]
+    assert facts_of(wire_of(taken))["pluginWarnings"]["scan"] == list(taken.inventory.warnings)
+    assert taken.inventory.key_binaries == {}
+
+
+def test_another_database_reached_twice_or_hidden() -> None:
+    linked = [("symlink", "var/lib/rpm", "../../usr/lib/sysimage/rpm"), ("file", "usr/lib/sysimage/rpm/Packages", b"p")]
+    assert len(taken_of(linked).inventory.warnings) == 1
+    layers = [[("file", "var/lib/rpm/Packages", b"p")], [("file", "var/lib/rpm/.wh.Packages", b"")]]
+    view = merge([read_layer(tar_of(entries), wanted(ScanOptions())) for entries in layers])
+    assert take_inventory(view, facts(), ScanOptions()).inventory.complete
+
+
 def test_what_is_missing_is_told() -> None:
     taken = taken_of([STATUS], facts(missing=("a layer was not there",)))
     assert not taken.inventory.complete

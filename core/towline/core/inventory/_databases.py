@@ -16,6 +16,7 @@ from towline.core.inventory._options import (
     DPKG_STATUS,
     DPKG_STATUS_FOLDER,
     OS_RELEASE,
+    UNREAD,
 )
 from towline.core.inventory._os import parse_os_release
 from towline.core.inventory._package import UNKNOWN_OS, OsRelease, Package
@@ -94,6 +95,12 @@ def find_apk(view: ImageView, limits: Limits = LIMITS) -> Found:
         warnings.append(f"{' and '.join('/' + path for path in files)} both exist; their packages were merged")
     traced = _traced(view, APK_INSTALLED, parse_apk, limits) if merged else {}
     return Found(tuple(_placed(package, traced, view) for package in merged.values()), (), complete, tuple(warnings))
+
+
+def find_unread(view: ImageView) -> list[str]:
+    """Return what to warn of: databases that are there and of a kind that is not read."""
+    found = dict.fromkeys(file.path for path in UNREAD if (file := view.read(path)) is not None)
+    return [f"/{path} is a database of a kind that is not read: packages may be missing" for path in found]
 
 
 def _read(file: ViewFile, parse: Parser, limits: Limits, warnings: list[str]) -> tuple[list[Package], bool]:

@@ -27,6 +27,15 @@ DPKG_STATUS_FOLDER: Final = "var/lib/dpkg/status.d/"
 APT_STATES: Final = "var/lib/apt/extended_states"
 APK_INSTALLED: Final = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
 KEY_BINARIES: Final = ("node", "java")
+UNREAD: Final = (
+    *(
+        f"{at}/{name}"
+        for at in ("var/lib/rpm", "usr/lib/sysimage/rpm")
+        for name in ("Packages", "Packages.db", "rpmdb.sqlite")
+    ),
+    "var/lib/chisel/manifest.wall",
+)
+"""Package databases that no parser reads: an image that has one is not without packages."""
 
 
 class ScanOptions(Record, frozen=True):
@@ -62,5 +71,6 @@ def wanted(options: ScanOptions) -> Wanted:
         folders=(DPKG_STATUS_FOLDER,),
         include=include,
         exclude=exclude,
-        hashed=KEY_BINARIES,
+        # A digest is little to keep, and shows that the file is there.
+        hashed=(*KEY_BINARIES, *UNREAD),
     )

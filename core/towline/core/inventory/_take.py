@@ -13,7 +13,7 @@ from msgspec import UNSET
 from towline.core._contract import Record
 from towline.core._limits import LIMITS, Limits
 from towline.core.inventory._config import Cutter, RawImage, read_config, strike_config
-from towline.core.inventory._databases import Found, find_apk, find_dpkg, find_os
+from towline.core.inventory._databases import Found, find_apk, find_dpkg, find_os, find_unread
 from towline.core.inventory._graph import DepGraph, build_graph, build_tree
 from towline.core.inventory._instructions import Instructions, find_instructions, layer_label, with_dependencies
 from towline.core.inventory._options import ANALYSER_VERSION, KEY_BINARIES, ScanOptions, globs
@@ -79,6 +79,8 @@ def take_inventory(view: ImageView, image: ImageFacts, options: ScanOptions, lim
     system, warnings = find_os(view)
     found = {manager: _FINDERS[manager](view, limits) for manager in MANAGERS}
     warnings += [text for manager in MANAGERS for text in found[manager].warnings]
+    unread = find_unread(view)
+    warnings += unread
     named = [manager for manager in MANAGERS if found[manager].packages]
     if len(named) > 1:
         warnings.append(f"packages of {' and '.join(named)} were found; each has a result of its own")
@@ -93,7 +95,7 @@ def take_inventory(view: ImageView, image: ImageFacts, options: ScanOptions, lim
         ),
         not_installed=tuple(package for manager in MANAGERS for package in found[manager].not_installed),
         key_binaries=_key_binaries(view),
-        complete=not image.missing and all(one.complete for one in found.values()),
+        complete=not image.missing and not unread and all(one.complete for one in found.values()),
         warnings=tuple(dict.fromkeys(warnings)),
     )
     config = read_config(image.config)
