@@ -19,7 +19,7 @@ import trio
 from agent_tools import make_image, sha256
 
 from towline.core import Entropy
-from towline.drivers import on_trio
+from towline.drivers import Listener, on_trio
 from towline.runtimes.demo_image import MANIFEST_TYPE, Repository, StoredManifest
 from towline.runtimes.demo_registry import Basic, DemoRegistry, Token, running
 
@@ -102,7 +102,9 @@ def repository(tags: Mapping[str, dict[str, bytes]] | None = None) -> Repository
 
 
 @contextmanager
-def serving(images: Mapping[str, Repository], auth: Basic | Token | None = None, **more: Any) -> Iterator[str]:
+def serving(
+    images: Mapping[str, Repository], auth: Basic | Token | None = None, listener: Listener | None = None, **more: Any
+) -> Iterator[str]:
     """Run the demo's registry in a thread while the block lasts; gives its `host:port`."""
     registry = DemoRegistry(images, auth, entropy=Entropy(b"a registry of the tests"), **more)
     ready: list[str] = []
@@ -110,7 +112,7 @@ def serving(images: Mapping[str, Repository], auth: Basic | Token | None = None,
     token: list[trio.lowlevel.TrioToken] = []
 
     async def run() -> None:
-        async with running(registry, on_trio.open_pump) as address:
+        async with running(registry, on_trio.open_pump, listener) as address:
             ready.append(address)
             token.append(trio.lowlevel.current_trio_token())
             up.set()
