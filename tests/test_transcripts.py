@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import transcript_book as book
 from machines.case import load_cases
 from machines.oracle import play
-from transcripts import book
 
 from towline.core import Body, Note, Refused, RemoteProtocolError, Secret
 
@@ -18,7 +18,7 @@ FILES = sorted(book.HERE.glob("*.txt"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_transcript_is_the_machine(path: Path) -> None:
     text = path.read_text()
-    # Changed on purpose? `PYTHONPATH=tests python -m transcripts.book NAME` writes it anew.
+    # Changed on purpose? `PYTHONPATH=tests python -m transcript_book NAME` writes it anew.
     assert book.difference(text, book.replayed(text, CASES)) == ""
 
 

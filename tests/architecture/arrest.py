@@ -150,7 +150,7 @@ def main(tree: Path) -> int:
     # Then all that it loaded of ours, and all that is forbidden, is forgotten, and imported again arrested.
     before = set(sys.modules)
     importlib.import_module("machines.case").load_cases()
-    importlib.import_module("transcripts.book")
+    importlib.import_module("transcript_book")
     for name in set(sys.modules) - before:
         where = str(getattr(sys.modules[name], "__file__", None) or "")
         ours = where.startswith(str(tree)) and "site-packages" not in where
@@ -166,7 +166,7 @@ def main(tree: Path) -> int:
             importlib.import_module(module.name)
         cases = importlib.import_module("machines.case").load_cases()
         oracle = importlib.import_module("machines.oracle")
-        book = importlib.import_module("transcripts.book")
+        book = importlib.import_module("transcript_book")
         makers = {case.name: case for case in cases}
         os.environ = NoEnvironment()  # type: ignore[assignment]  # noqa: B003
         for case in cases:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 def main(tree: Path) -> int:
     sys.path[:0] = [str(tree / "core"), str(tree / "tests"), str(tree)]
-    book = importlib.import_module("transcripts.book")
+    book = importlib.import_module("transcript_book")
     oracle = importlib.import_module("machines.oracle")
     cases = importlib.import_module("machines.case").load_cases()
     for case in cases:

@@ -4,7 +4,7 @@
     0.0 < Wake()
         > Open(link=1, host='echo.test', port=7, tls=False, purpose='configured', route='direct')
 
-`PYTHONPATH=tests python -m transcripts.book [NAME ...]` writes `<NAME>.txt` beside this file, from the good
+`PYTHONPATH=tests python -m transcript_book [NAME ...]` writes `transcripts/<NAME>.txt`, from the good
 conversation that each room registers.
 A file may also come from a report: its facts are parsed and played into a fresh machine of that name.
 """
@@ -24,7 +24,7 @@ from machines.oracle import Turn, play, show
 
 from towline.core import RemoteProtocolError, Secret, TowlineError
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent / "transcripts"
 
 
 def written(name: str, turns: list[Turn]) -> str:
@@ -50,12 +50,12 @@ def parsed(text: str) -> tuple[str, list[tuple[float, Any]]]:
     return first.removeprefix("machine: "), facts
 
 
-def words() -> dict[str, Any]:
-    """Return every record type that is loaded by its name; a name that two rooms use stands for the first."""
-    found: dict[str, Any] = {"Secret": Secret, "TowlineError": TowlineError, "RemoteProtocolError": RemoteProtocolError}
+def words() -> dict[str, list[Any]]:
+    """Return every record type that is loaded by its name; rooms may use a name for different records."""
+    found: dict[str, list[Any]] = {kind.__name__: [kind] for kind in (Secret, TowlineError, RemoteProtocolError)}
     for kind in kinds_of(msgspec.Struct):
         if kind.__module__.split(".")[0] in ("towline", "machines"):
-            found.setdefault(kind.__name__, kind)
+            found.setdefault(kind.__name__, []).append(kind)
     return found
 
 
@@ -65,7 +65,7 @@ def kinds_of(kind: type) -> Iterator[type]:
         yield from kinds_of(below)
 
 
-def value_of(node: ast.expr, vocabulary: dict[str, Any]) -> Any:
+def value_of(node: ast.expr, vocabulary: dict[str, list[Any]]) -> Any:
     """Return the value that an expression of `show` spells. It can make records and constants, and nothing else."""
     match node:
         case ast.Constant():
@@ -87,12 +87,12 @@ def value_of(node: ast.expr, vocabulary: dict[str, Any]) -> Any:
                 if key is not None
             }
         case ast.Call(func=ast.Name(id=name)) if name in vocabulary:
-            kind = vocabulary[name]
             told = [value_of(item, vocabulary) for item in node.args]
-            if issubclass(kind, TowlineError):
-                return kind(**told[0])
             fields = {word.arg: value_of(word.value, vocabulary) for word in node.keywords if word.arg}
-            return kind(*told, **fields)
+            # `show` writes every field of a record, so its fields tell which of several it is.
+            same = [kind for kind in vocabulary[name] if getattr(kind, "__struct_fields__", ()) == tuple(fields)]
+            kind = (same or vocabulary[name])[0]
+            return kind(**told[0]) if issubclass(kind, TowlineError) else kind(*told, **fields)
     raise ValueError(f"expected a record or a constant, got {ast.unparse(node)}")
 
 
