@@ -64,6 +64,10 @@ class ImageReference(Record, frozen=True):
             raise InvalidReference(
                 "identifier", f"expected a name, got 64 hexadecimal digits: {shown(text)}", hint="write name@sha256:…"
             )
+        authority, slash, _ = text.partition("/")
+        if slash and "@" in authority:
+            # What stands before the host is a login, and is not repeated.
+            raise InvalidReference("format", "expected [host/]path[:tag][@digest], got a login before the host")
         domain, rest = _split_domain(text)
         path = rest.partition(":")[0].partition("@")[0]
         if _UPPER.intersection(path):
