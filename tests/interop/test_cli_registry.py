@@ -94,6 +94,14 @@ def test_inspect(there: There, name: str) -> None:
     assert config.out.encode() == kept[manifest["config"]["digest"]]
 
 
+def test_the_platforms_of_an_index(there: There, expected: Callable[[str], Any]) -> None:
+    told = there.ask("inspect", there.image("multiarch"), "--platform", "all", "-o", "json")
+    platforms = {entry["platform"]: entry["digest"] for entry in json.loads(told.out)["platforms"]}
+    assert set(expected("multiarch")["truth"]["packages_by_platform"]) <= set(platforms)
+    kept = documents(there, "multiarch")
+    assert set(platforms.values()) <= set(kept)
+
+
 @pytest.mark.parametrize(
     ("name", "platform", "whole_index"),
     [

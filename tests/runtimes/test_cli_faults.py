@@ -140,6 +140,33 @@ def test_a_reader_that_goes_away(tmp_path: Path) -> None:
     assert (told.stdout, told.stderr) == ("v00000\n", "")
 
 
+@pytest.mark.parametrize("command", [["version"], ["tags", "{}/team/app", "--plain-http"]], ids=lambda it: it[0])
+def test_an_answer_that_cannot_be_written(command: list[str], address: str, tmp_path: Path) -> None:
+    asked = [*COMMAND, *(part.format(address) for part in command)]
+    for output, code, said in ((">/dev/full", 1, "towline: INTERNAL: no space left on device\n"), (">&-", 0, "")):
+        told = subprocess.run(
+            ["bash", "-c", f'"$@" {output}', "bash", *asked], capture_output=True, text=True, timeout=60,
+            env=environment(tmp_path), check=False,
+        )  # fmt: skip
+        assert (told.returncode, told.stdout, told.stderr) == (code, "", said)
+
+
+def test_a_folder_that_is_none(address: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in ("file", "file/below"):
+        told = towline("pull", f"{address}/team/app:v1", folder, "--plain-http", home=tmp_path)
+        assert (told.code, told.out) == (2, "")
+        assert told.err.startswith("towline: BAD_REQUEST: expected a folder to write to, got the file ")
+
+
+def test_a_login_in_an_address_is_refused_and_not_repeated(address: str, tmp_path: Path) -> None:
+    for command in ("tags", "scan", "repos", "check"):
+        for scheme in ("", "docker://", "https://"):
+            told = towline(command, f"{scheme}robot:c4n4ry@{address}/a", "--plain-http", home=tmp_path)
+            assert (told.code, told.out) == (2, "")
+            assert "c4n4ry" not in told.err
+
+
 # ── peers that lie ──────────────────────────────────────────────────────────────
 def test_a_list_that_is_not_whole_says_so(odd: Callable[..., Odd], tmp_path: Path) -> None:
     body = json.dumps({"name": REPOSITORY, "tags": ["1.0", "latest"]}).encode()

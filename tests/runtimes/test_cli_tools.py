@@ -96,6 +96,11 @@ def test_inspect_raw_is_every_byte_and_config_too(there: There) -> None:
     assert there.ask("inspect", there.image(), "--config").out.encode() == NEW[config]
 
 
+def test_the_platforms_of_an_image_without_an_index(there: There) -> None:
+    told = there.ask("inspect", there.image(), "--platform", "all")
+    assert told == Ran(0, f"none  {sha256(NEW['manifest'])}  application/vnd.oci.image.manifest.v1+json\n", "")
+
+
 # ── pull ────────────────────────────────────────────────────────────────────────
 def test_pull_writes_a_layout_whose_bytes_are_proved(there: There, tmp_path: Path) -> None:
     folder = tmp_path / "layout"

@@ -50,6 +50,10 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code. Never raises for what a user or a peer did."""
+    for name in ("stdout", "stderr"):
+        # Started with it closed: nobody reads it.
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as stop:
@@ -63,7 +67,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away; there is nobody left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+        return NOT_SO
+    except OSError as error:
+        if arguments.debug:
+            raise
+        _discard_output()
+        where = f" ({error.filename})" if error.filename else ""
+        _say(f"towline: INTERNAL: {(error.strerror or str(error)).lower()}{where}")
         return NOT_SO
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("towline"):
@@ -101,6 +112,11 @@ def _command(command: str, arguments: argparse.Namespace) -> int:
     from towline.runtimes.hands import run_tool
 
     return run_tool(command, arguments)
+
+
+def _discard_output() -> None:
+    """Let what waits for stdout go nowhere, so that the interpreter's end does not try it again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(*lines: str) -> None:
@@ -163,7 +179,8 @@ def _parser() -> argparse.ArgumentParser:
     scan.add_argument("--max-image-bytes", metavar="N", type=_count, help="refuse larger images (compressed size)")
     for imaged in (inspect, pull, scan):
         default = "all" if imaged is pull else "linux on this machine"
-        imaged.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help=f"default: {default}")
+        more = "; all lists what an index has" if imaged is inspect else ""
+        imaged.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help=f"default: {default}{more}")
     for streaming in (pull, scan):
         streaming.add_argument("--no-progress", action="store_true", help="no live lines on a terminal")
         streaming.add_argument("-q", "--quiet", action="store_true", help="no live lines and no remarks")

@@ -20,8 +20,10 @@ from towline.core.http import Courier
 from towline.core.registry import (
     CheckStep,
     Credentials,
+    ImageIndex,
     ImageReference,
     Listing,
+    Manifest,
     Platform,
     Registry,
     get_manifest,
@@ -154,6 +156,9 @@ def _inspect(arguments: argparse.Namespace) -> int:
         manifest = session.run(get_manifest(session.registry, image.path, image.reference))
         sys.stdout.buffer.write(manifest.raw)
         return DONE
+    if arguments.platform == "all":
+        manifest = session.run(get_manifest(session.registry, image.path, image.reference))
+        return _show_platforms(arguments, manifest)
     resolved = session.run(resolve_image(session.registry, image.path, image.reference, _platform(arguments)))
     if arguments.show_config:
         sys.stdout.buffer.write(resolved.config_raw)
@@ -189,10 +194,26 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _show_platforms(arguments: argparse.Namespace, manifest: Manifest) -> int:
+    """Show what an index leads to; an image without one leads to itself."""
+    parsed = manifest.parsed
+    if isinstance(parsed, ImageIndex):
+        found = [(str(it.platform or "none"), it.digest, it.media_type) for it in parsed.manifests]
+    else:
+        found = [("none", manifest.digest, manifest.media_type)]
+    if _form(arguments) == "json":
+        entries = [{"platform": name, "digest": digest, "mediaType": kind} for name, digest, kind in found]
+        write_json({"name": arguments.image, "digest": manifest.digest, "platforms": entries})
+    else:
+        write_table(found)
+    return DONE
+
+
 def _pull(arguments: argparse.Namespace) -> int:
     image = _reference(arguments.image)
     session = Session(arguments, image.api_host, image.path)
     wanted = None if arguments.platform in (None, "all") else Platform.parse(arguments.platform)
+    _check_writable(Path(arguments.path))
     store = OciLayoutStore(Path(arguments.path))
     with _lines(arguments) as lines:
         pulled = session.run(
@@ -291,6 +312,15 @@ def _lines(arguments: argparse.Namespace) -> ProgressLines:
     return ProgressLines(wanted=not arguments.no_progress, quiet=arguments.quiet, verbose=arguments.verbose)
 
 
+def _check_writable(folder: Path) -> None:
+    """Raise before a byte is downloaded where none could be kept."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise RemoteProtocolError("bad-request", f"expected a folder to write to, got the file {there}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RemoteProtocolError("bad-request", f"expected a folder to write to, got no right to write in {there}")
+
+
 # ── reading the command line ───────────────────────────────────────────────────
 def _form(arguments: argparse.Namespace) -> str:
     form: str = arguments.output or ("table" if sys.stdout.isatty() else "plain")
@@ -298,7 +328,7 @@ def _form(arguments: argparse.Namespace) -> str:
 
 
 def _reference(text: str) -> ImageReference:
-    return ImageReference.from_user(text)
+    return ImageReference.from_user(_without_scheme(text))
 
 
 def _without_scheme(host: str) -> str:
