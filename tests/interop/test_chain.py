@@ -42,6 +42,7 @@ def running(request: pytest.FixtureRequest, pushed: Path, tmp_path_factory: pyte
         else:
             registry = stack.enter_context(docker_registry(pushed, htpasswd=canaries.login))
         yield stack.enter_context(chain(tmp_path_factory.mktemp("chain"), registry.address, canaries))
+        assert bool(canaries.issued) == (request.param == "token")
 
 
 @pytest.fixture(scope="module")
