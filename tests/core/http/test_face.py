@@ -167,6 +167,13 @@ def test_links_do_not_mix() -> None:
     assert repr(made) == "Face(links=2, exchanges=0, draining=False)"
 
 
+def test_a_link_number_is_not_used_twice_at_once() -> None:
+    made, _ = face(GET)
+    with pytest.raises(LocalProtocolError):
+        tell(made, Accepted(2, "api", "another"))
+    assert len(tell(made, Answer(1, 200))) == 1
+
+
 def test_slow_askers_are_told_and_closed() -> None:
     made, _ = face(post(5, b"hel"))
     assert made.deadline() == 30.0

@@ -8,7 +8,7 @@ from typing import Any, Final, TypeAlias
 
 from towline.core._contract import Data, Instant, Record
 from towline.core._entropy import Entropy
-from towline.core._errors import RemoteProtocolError
+from towline.core._errors import LocalProtocolError, RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, Tail
 from towline.core._wire import Accepted, Ended, Lost, Received
@@ -138,6 +138,8 @@ class Desk:
         return link in self._seats
 
     def accepted(self, fact: Accepted, now: Instant) -> None:
+        if fact.link in self._seats:
+            raise LocalProtocolError(f"link {fact.link} was accepted before, and is still open")
         seat = _Seat(ServerConnection(fact.link, now, limits=self._limits), fact.listener, fact.peer)
         seat.connection.draining = self._draining
         self._seats[fact.link] = seat

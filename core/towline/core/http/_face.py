@@ -130,6 +130,8 @@ class Face:
     def handle(self, fact: WireFact | FaceCommand, now: Instant) -> None:
         if self._over:
             return
+        if isinstance(fact, Accepted) and fact.link in self._callers:
+            raise LocalProtocolError(f"link {fact.link} was accepted before, and is still open")
         if isinstance(fact, Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut):
             self._answer(fact, now)  # alone: if it breaks the law, nothing has changed
         else:
