@@ -5,8 +5,8 @@ from __future__ import annotations
 from fuzz.harness import Bytes, refused_or_taken
 from towline.core import Entropy, Secret
 from towline.core.http import RequestHead, server_request
-from towline.runtimes.demo_image import Repository, StoredManifest
-from towline.runtimes.demo_registry import Basic, DemoRegistry, Token
+from towline.runtimes.demo.image import Repository, StoredManifest
+from towline.runtimes.demo.registry import Basic, DemoRegistry, Token
 
 DIGEST = "sha256:" + "0" * 64
 IMAGES = {

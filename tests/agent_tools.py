@@ -27,7 +27,7 @@ from anyio import to_thread
 from towline.core import Secret
 from towline.core.agent import encode_credentials
 from towline.runtimes.agent import Running, serve
-from towline.runtimes.agent_config import AgentConfig
+from towline.runtimes.agent.config import AgentConfig
 from towline.runtimes.logs import Log
 
 USER, CANARY = "robot$scan", 'c4n4ry"s3cr\\et*word'

@@ -20,8 +20,8 @@ from agent_tools import make_image, sha256
 
 from towline.core import Entropy
 from towline.drivers import Listener, on_trio
-from towline.runtimes.demo_image import MANIFEST_TYPE, Repository, StoredManifest
-from towline.runtimes.demo_registry import Basic, DemoRegistry, Token, running
+from towline.runtimes.demo.image import MANIFEST_TYPE, Repository, StoredManifest
+from towline.runtimes.demo.registry import Basic, DemoRegistry, Token, running
 
 COMMAND = (sys.executable, "-m", "towline")
 

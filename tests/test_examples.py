@@ -14,8 +14,8 @@ from towline.core import Entropy
 from towline.core.broker import BrokerServer, BrokerServerConfig
 from towline.drivers import Listener
 from towline.drivers.on_trio import Pump, open_pump
-from towline.runtimes.demo_image import local_image
-from towline.runtimes.demo_registry import DemoRegistry, running
+from towline.runtimes.demo.image import local_image
+from towline.runtimes.demo.registry import DemoRegistry, running
 
 pytestmark = pytest.mark.trio
 

@@ -15,7 +15,7 @@ import trio
 from towline.core.agent import decode_credentials
 from towline.drivers import on_trio
 from towline.runtimes.agent import Running, serve
-from towline.runtimes.agent_config import AgentConfig
+from towline.runtimes.agent.config import AgentConfig
 from towline.runtimes.logs import Log
 
 

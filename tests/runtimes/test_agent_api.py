@@ -18,7 +18,8 @@ from drivers.loops import LOOPS
 from towline.core import LIMITS, RemoteProtocolError, Secret, TowlineError
 from towline.core.agent import RegistryLogin, sign
 from towline.drivers.store_sqlite import JobStore
-from towline.runtimes import agent_desk, agent_jobs
+from towline.runtimes.agent import desk as agent_desk
+from towline.runtimes.agent import jobs as agent_jobs
 
 
 @pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)

@@ -14,7 +14,7 @@ from drivers.loops import make_certificate
 
 from towline.core import Secret
 from towline.drivers import Listener
-from towline.runtimes.demo_registry import Token
+from towline.runtimes.demo.registry import Token
 
 IMAGE = make_image()
 

@@ -13,7 +13,7 @@ from agent_tools import make_image, sha256
 from command_tools import Ran, repository, serving, towline
 
 from towline.core import Secret
-from towline.runtimes.demo_registry import Basic, Token
+from towline.runtimes.demo.registry import Basic, Token
 
 USER, CANARY = "robot", "canary:5ecret word"
 OLD, NEW = make_image(version=b"5.1-1"), make_image(filler=70_000)

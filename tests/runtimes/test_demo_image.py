@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from towline.runtimes.demo_image import LocalImage, from_layout, local_image
+from towline.runtimes.demo.image import LocalImage, from_layout, local_image
 
 RELEASE = b'ID=debian\nVERSION_ID="12"\n'
 STATUS = b"Package: one\nStatus: install ok installed\nVersion: 1\n\n"

@@ -20,8 +20,8 @@ import trio
 from towline.core import Entropy, Secret
 from towline.core.http import ServerRequest
 from towline.drivers import on_asyncio, on_trio
-from towline.runtimes.demo_image import MANIFEST_TYPE, Repository, StoredManifest, from_layout, local_image
-from towline.runtimes.demo_registry import TOKENS, Basic, DemoRegistry, Reply, Token, running
+from towline.runtimes.demo.image import MANIFEST_TYPE, Repository, StoredManifest, from_layout, local_image
+from towline.runtimes.demo.registry import TOKENS, Basic, DemoRegistry, Reply, Token, running
 
 SEED = bytes(range(16))
 SECRET = "canary-5ecret"

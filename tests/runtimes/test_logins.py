@@ -12,7 +12,7 @@ from command_tools import repository, serving, towline
 
 from towline.core import RemoteProtocolError, Secret
 from towline.core.registry import Credentials
-from towline.runtimes.demo_registry import Basic
+from towline.runtimes.demo.registry import Basic
 from towline.runtimes.logins import find, places
 
 CANARY = "c4n4ry-in-a-file"

@@ -13,7 +13,7 @@ import pytest
 from command_tools import environment
 from needed import CLONE, need_peer
 
-from towline.runtimes.demo import SERVED
+from towline.runtimes.demo.scene import SERVED
 
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", (CLONE / "README.md").read_text(), re.MULTILINE | re.DOTALL)
 

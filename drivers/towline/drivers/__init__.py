@@ -22,7 +22,7 @@ What a driver promises
 
 from __future__ import annotations
 
-from towline.drivers._config import BlobStore, Dialer, Listener, Sink, TlsSettings
+from towline.drivers._config import BlobStore, Dialer, Driver, Listener, Sink, TlsSettings
 from towline.drivers._guard import Guard
 
-__all__ = ["BlobStore", "Dialer", "Guard", "Listener", "Sink", "TlsSettings"]
+__all__ = ["BlobStore", "Dialer", "Driver", "Guard", "Listener", "Sink", "TlsSettings"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol
 
 import msgspec
 
-from towline.core import LIMITS, Data, Plan, Record
+from towline.core import LIMITS, Data, Machine, Plan, Record
 from towline.drivers._guard import Guard
 
 
@@ -63,3 +64,23 @@ class BlobStore(Protocol):
 
     def open(self, plan: Plan) -> Sink:
         """Begin to keep the bytes of the stream with this plan; called at its first Store, in its thread."""
+
+
+class Driver(Protocol):
+    """A module that runs machines on a loop: `towline.drivers.on_trio` or `on_asyncio`."""
+
+    def open_pump(
+        self,
+        machine: Machine[Any, Any],
+        *,
+        dialer: Dialer | None = None,
+        listeners: Mapping[str, Listener] | None = None,
+    ) -> AbstractAsyncContextManager[Any]: ...
+
+    async def perform(
+        self,
+        machine: Machine[Any, Any],
+        *,
+        dialer: Dialer | None = None,
+        on_event: Any = None,
+    ) -> Any: ...

@@ -106,7 +106,7 @@ def _command(command: str, arguments: argparse.Namespace) -> int:
 
         return run_program(command, arguments)
     if command == "demo":
-        from towline.runtimes.demo import run_demo
+        from towline.runtimes.demo.scene import run_demo
 
         return run_demo(arguments)
     from towline.runtimes.hands import run_tool

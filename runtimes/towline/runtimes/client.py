@@ -10,8 +10,7 @@ from anyio.abc import TaskStatus
 
 from towline.core import LIMITS, Entropy, Note
 from towline.core.broker import BrokerClient, BrokerClientConfig, Stop, TunnelsEnded
-from towline.drivers import Dialer, Listener
-from towline.runtimes.agent_config import Driver
+from towline.drivers import Dialer, Driver, Listener
 from towline.runtimes.logs import Log
 
 

@@ -29,8 +29,8 @@ from towline.core import LIMITS, Limits, RemoteProtocolError, Secret, TowlineErr
 from towline.core.agent import encode, error_answer, retry_after
 from towline.core.http import Answer, ServerRequest
 from towline.drivers.results_sqlite import ResultsBox
-from towline.runtimes.agent_store import StoreWorker
 from towline.runtimes.logs import Log
+from towline.runtimes.store_worker import StoreWorker
 
 _JSON: Final = ("content-type", "application/json")
 # A page of a list is a few hundred bytes an item.

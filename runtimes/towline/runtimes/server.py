@@ -12,8 +12,7 @@ from anyio.abc import TaskStatus
 from towline.core import LIMITS, Entropy, Note, Secret
 from towline.core.broker import BrokerServer, BrokerServerConfig, CallbackArrived, Stop
 from towline.core.http import Asked
-from towline.drivers import Dialer, Listener
-from towline.runtimes.agent_config import Driver
+from towline.drivers import Dialer, Driver, Listener
 from towline.runtimes.logs import Log
 from towline.runtimes.results import Results, open_results
 

@@ -20,7 +20,7 @@ from towline.core.broker import (
     default_server_rules,
 )
 from towline.drivers import Dialer, Guard, Listener, TlsSettings
-from towline.runtimes.agent_config import AgentConfig
+from towline.runtimes.agent.config import AgentConfig
 from towline.runtimes.config import ConfigurationError, Settings
 from towline.runtimes.logs import Log
 

@@ -23,7 +23,7 @@ import anyio
 from towline.core import Entropy, Record, Secret
 from towline.core.http import Answer, Asked, Face, ServerRequest
 from towline.drivers import Listener
-from towline.runtimes.demo_image import Repository
+from towline.runtimes.demo.image import Repository
 
 NAME: Final = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 TAG: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")

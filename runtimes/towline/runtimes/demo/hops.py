@@ -8,7 +8,7 @@ from typing import Final
 
 from towline.core import Note
 from towline.core.http import ServerRequest
-from towline.runtimes.demo_registry import Reply
+from towline.runtimes.demo.registry import Reply
 from towline.runtimes.logs import Log, plain
 
 # What a program's note means to somebody who watches; {…} are the note's fields. Only these are hops.

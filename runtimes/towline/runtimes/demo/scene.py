@@ -41,11 +41,11 @@ from towline.core.broker import BrokerClientConfig, BrokerServerConfig
 from towline.core.http import Courier
 from towline.drivers import Listener, on_trio
 from towline.runtimes import agent
-from towline.runtimes.agent_config import AgentConfig
+from towline.runtimes.agent.config import AgentConfig
 from towline.runtimes.client import serve_client
-from towline.runtimes.demo_hops import HopLog, Hops
-from towline.runtimes.demo_image import local_image
-from towline.runtimes.demo_registry import DemoRegistry, Token, running
+from towline.runtimes.demo.hops import HopLog, Hops
+from towline.runtimes.demo.image import local_image
+from towline.runtimes.demo.registry import DemoRegistry, Token, running
 from towline.runtimes.logs import Log
 from towline.runtimes.output import first, write_json, write_table
 from towline.runtimes.server import serve_server

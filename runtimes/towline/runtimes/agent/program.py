@@ -1,11 +1,4 @@
-"""The agent program: an HTTP API in front, a store behind, workers and the outbox's pump between them.
-
-    stop = anyio.Event()
-    await serve(AgentConfig(login=login), on_trio, log=log, stop=stop)
-
-Everything above the machines is anyio, so it runs under trio and inside an asyncio program alike; the driver
-module of the same loop is an argument.
-"""
+"""One agent's parts, and the order in which they start and end."""
 
 from __future__ import annotations
 
@@ -23,15 +16,15 @@ from towline.core import Entropy, Note, Record, RemoteProtocolError
 from towline.core.agent import AgentInfo
 from towline.core.http import Answer, Asked, Drain, Face, Gone
 from towline.core.inventory import ANALYSER_VERSION
-from towline.drivers import Listener
+from towline.drivers import Driver, Listener
 from towline.drivers.store_sqlite import JobStore
-from towline.runtimes.agent_api import AgentApi
-from towline.runtimes.agent_config import AgentConfig, Driver
-from towline.runtimes.agent_desk import RegistryDesk
-from towline.runtimes.agent_jobs import JobRunner
-from towline.runtimes.agent_outbox import OutboxPump
-from towline.runtimes.agent_store import StoreWorker
+from towline.runtimes.agent.api import AgentApi
+from towline.runtimes.agent.config import AgentConfig
+from towline.runtimes.agent.desk import RegistryDesk
+from towline.runtimes.agent.jobs import JobRunner
+from towline.runtimes.agent.outbox import OutboxPump
 from towline.runtimes.logs import Log
+from towline.runtimes.store_worker import StoreWorker
 
 STORE_FILE: Final = "agent.sqlite"
 # How often what is past its life is forgotten, in seconds.

@@ -25,7 +25,8 @@ from towline.core.registry import (
     state_identifier,
 )
 from towline.core.scan import ImagePulled, ImageResolved, ScanOutcome, scan_image
-from towline.runtimes.agent_config import AgentConfig, Driver
+from towline.drivers import Driver
+from towline.runtimes.agent.config import AgentConfig
 
 T = TypeVar("T")
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
 
 import msgspec
 
-from towline.core import LIMITS, Limits, Machine, Record, RemoteProtocolError, Secret
+from towline.core import LIMITS, Limits, Record, RemoteProtocolError, Secret
 from towline.core.agent import (
     DELIVERY_LIFE,
     Job,
@@ -18,27 +16,7 @@ from towline.core.agent import (
 )
 from towline.core.http import Url
 from towline.core.registry import find_dialect
-from towline.drivers import Dialer, Listener
-
-
-class Driver(Protocol):
-    """A module that runs machines on a loop: `towline.drivers.on_trio` or `on_asyncio`."""
-
-    def open_pump(
-        self,
-        machine: Machine[Any, Any],
-        *,
-        dialer: Dialer | None = None,
-        listeners: Mapping[str, Listener] | None = None,
-    ) -> AbstractAsyncContextManager[Any]: ...
-
-    async def perform(
-        self,
-        machine: Machine[Any, Any],
-        *,
-        dialer: Dialer | None = None,
-        on_event: Any = None,
-    ) -> Any: ...
+from towline.drivers import Dialer
 
 
 class AgentConfig(Record, frozen=True):

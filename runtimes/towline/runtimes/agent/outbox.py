@@ -28,10 +28,11 @@ from towline.core.agent import (
     sign,
 )
 from towline.core.http import Courier
+from towline.drivers import Driver
 from towline.drivers.store_sqlite import Entry, JobStore
-from towline.runtimes.agent_config import AgentConfig, Driver
-from towline.runtimes.agent_store import StoreWorker
+from towline.runtimes.agent.config import AgentConfig
 from towline.runtimes.logs import Log
+from towline.runtimes.store_worker import StoreWorker
 
 # Callbacks on their way at once, each of at most callback_bytes.
 _AT_ONCE: Final = 4

@@ -19,11 +19,11 @@ from towline.core.agent import (
     join_key,
 )
 from towline.drivers.store_sqlite import JobStore
-from towline.runtimes.agent_config import AgentConfig
-from towline.runtimes.agent_desk import RegistryDesk, Scanned
-from towline.runtimes.agent_outbox import OutboxPump
-from towline.runtimes.agent_store import StoreWorker
+from towline.runtimes.agent.config import AgentConfig
+from towline.runtimes.agent.desk import RegistryDesk, Scanned
+from towline.runtimes.agent.outbox import OutboxPump
 from towline.runtimes.logs import Log
+from towline.runtimes.store_worker import StoreWorker
 
 # Results kept in memory for the queued requests of the same image behind the one that pulled it.
 _RECENT: Final = 4

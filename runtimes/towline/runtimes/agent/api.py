@@ -51,12 +51,12 @@ from towline.core.agent import (
 from towline.core.http import ServerRequest
 from towline.core.registry import DIALECTS, CheckStep
 from towline.drivers.store_sqlite import Admitted, JobStore
-from towline.runtimes.agent_config import AgentConfig, place_of
-from towline.runtimes.agent_desk import RegistryDesk
-from towline.runtimes.agent_jobs import JobRunner
-from towline.runtimes.agent_outbox import OutboxPump
-from towline.runtimes.agent_store import StoreWorker
+from towline.runtimes.agent.config import AgentConfig, place_of
+from towline.runtimes.agent.desk import RegistryDesk
+from towline.runtimes.agent.jobs import JobRunner
+from towline.runtimes.agent.outbox import OutboxPump
 from towline.runtimes.logs import Log
+from towline.runtimes.store_worker import StoreWorker
 
 ApiAnswer: TypeAlias = tuple[int, dict[str, Any]]
 Handler: TypeAlias = Callable[[ServerRequest, Route, str], Awaitable[ApiAnswer]]
