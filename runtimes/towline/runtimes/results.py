@@ -168,7 +168,7 @@ def _answer(exchange: int, status: int, body: dict[str, Any]) -> Answer:
 
 
 def _refusal(exchange: int, error: TowlineError, request: ServerRequest) -> Answer:
-    status, body = error_answer(error, request.get("x-request-id") or "")
+    status, body = error_answer(error, request.get("snyk-request-id") or "")
     pause = retry_after(error)
     headers = (_JSON,) if pause is None else (_JSON, ("retry-after", str(pause)))
     return Answer(exchange, status, headers, encode(body)[0])

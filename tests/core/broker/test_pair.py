@@ -314,6 +314,7 @@ def test_other_paths_of_the_server_are_the_applications() -> None:
     brokers.world.tell(brokers.server, Answer(asked.exchange, 200, (), b"[]"))
     brokers.world.run()
     assert (got.status, got.body) == (200, b"[]")
+    assert asked.request.get("snyk-request-id") == got.get("snyk-request-id") != ""
 
 
 def test_service_commands() -> None:

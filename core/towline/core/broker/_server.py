@@ -7,6 +7,8 @@ from itertools import count
 from typing import Any, Literal, TypeAlias
 from urllib.parse import unquote
 
+import msgspec
+
 from towline.core._contract import Instant
 from towline.core._entropy import Entropy
 from towline.core._errors import LocalProtocolError, RemoteProtocolError
@@ -48,6 +50,7 @@ from towline.core.http import (
     Asked,
     Gone,
     RequestHead,
+    ServerRequest,
     error_body,
     server_request,
 )
@@ -370,12 +373,17 @@ class BrokerServer:
             self._note("debug", f"tunnel.{said.name}", session=said.session)
 
 
-def server_request_of(visit: Visit) -> Any:
-    """Return a whole request as applications get it, or None if its target cannot be decoded."""
+def server_request_of(visit: Visit) -> ServerRequest | None:
+    """Return a whole request as applications get it, or None if its target cannot be decoded.
+
+    Its `snyk-request-id` is the one that the answer will have, whether the caller brought it or not.
+    """
     try:
-        return server_request(visit.head, visit.body or b"", visit.listener, visit.peer)
+        request = server_request(visit.head, visit.body or b"", visit.listener, visit.peer)
     except RemoteProtocolError:
         return None
+    kept = tuple(field for field in request.headers if field[0] != "snyk-request-id")
+    return msgspec.structs.replace(request, headers=(*kept, ("snyk-request-id", visit.request_id)))
 
 
 def _is_primus(path: str) -> bool:
