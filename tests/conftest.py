@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,11 @@ from typing import Any
 
 import pytest
 from needed import SNYK_BROKER_CACHE, TESTS, need_peer
+
+# A shell that starts its jobs in the background without job control lets them ignore SIGINT, and they hand that on;
+# the programs under test must hear it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,10 @@ LOADED_BEFORE = """
 CODECS = ("isal.igzip_lib", "isal.isal_zlib", "backports.zstd", "compression.zstd")
 
 
+# The import system would open files for it while under arrest.
+sys.dont_write_bytecode = True
+
+
 class Offence(BaseException):
     """The core did what it must not; a BaseException, so that nobody's `except Exception` hides it."""
 
