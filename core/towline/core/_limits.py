@@ -88,6 +88,7 @@ class Limits(Record, frozen=True):
     # Packages of one image and relations between them: fifty times a large distribution's install.
     scan_packages: int = 100_000
     scan_relations: int = 250_000
+    scan_runtimes: int = 100
     symlink_hops: int = 40
     # Second passes over layers, for files that only a link makes interesting.
     scan_passes: int = 3

@@ -316,6 +316,7 @@ def test_both_results_are_whole_and_say_what_they_are() -> None:
 ORDER = [
     "depGraph",
     "keyBinariesHashes",
+    "baseRuntimes",
     "imageId",
     "imageLayers",
     "imageLabels",
@@ -358,6 +359,7 @@ def test_facts_stand_in_their_order_and_none_without_data() -> None:
         provenance=(entry,),
     )
     entries = [STATUS, ("file", "bin/node", b"n"), ("file", "x", b"x"), ("file", "etc/os-release", b"PRETTY_NAME=p")]
+    entries.append(("file", "usr/java/a/release", b"JAVA_VERSION=17"))
     told = wire_of(taken_of(entries, image, include=("**/x",)))
     assert [fact["type"] for fact in told["facts"]] == ORDER
     assert all(list(fact) == ["type", "data"] and fact["data"] not in (None, [], "") for fact in told["facts"])

@@ -10,10 +10,11 @@ from towline.core.inventory._dpkg import parse_auto_installed, parse_dpkg
 from towline.core.inventory._graph import DepGraph
 from towline.core.inventory._options import ANALYSER_VERSION, OS_RELEASE, ScanOptions, wanted
 from towline.core.inventory._os import parse_os_release
-from towline.core.inventory._package import Inventory, OsRelease, Package
+from towline.core.inventory._package import Inventory, OsRelease, Package, Runtime
 from towline.core.inventory._provenance import PROVENANCE_TYPES, Provenance, parse_provenance
 from towline.core.inventory._redact import looks_secret, strike_command, strike_value, strike_variable
 from towline.core.inventory._result import Fact, Identity, Metric, ScanResult, Target, payload_metrics
+from towline.core.inventory._runtimes import parse_java_release
 from towline.core.inventory._take import ImageFacts, Taken, split_name, take_inventory
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "PROVENANCE_TYPES",
     "Package",
     "Provenance",
+    "Runtime",
     "ScanOptions",
     "ScanResult",
     "Taken",
@@ -37,6 +39,7 @@ __all__ = [
     "parse_apk",
     "parse_auto_installed",
     "parse_dpkg",
+    "parse_java_release",
     "parse_os_release",
     "parse_provenance",
     "payload_metrics",

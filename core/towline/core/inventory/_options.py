@@ -26,6 +26,14 @@ DPKG_STATUS: Final = "var/lib/dpkg/status"
 DPKG_STATUS_FOLDER: Final = "var/lib/dpkg/status.d/"
 APT_STATES: Final = "var/lib/apt/extended_states"
 APK_INSTALLED: Final = ("lib/apk/db/installed", "usr/lib/apk/db/installed")
+JAVA_RELEASE: Final = (
+    "/opt/java/openjdk/release",
+    "/usr/local/openjdk-*/release",
+    "/usr/lib/jvm/**/release",
+    "/usr/java/**/release",
+)
+"""Globs of the file in which a JDK names its version."""
+
 KEY_BINARIES: Final = ("node", "java")
 UNREAD: Final = (
     *(
@@ -73,4 +81,5 @@ def wanted(options: ScanOptions) -> Wanted:
         exclude=exclude,
         # A digest is little to keep, and shows that the file is there.
         hashed=(*KEY_BINARIES, *UNREAD),
+        patterns=JAVA_RELEASE,
     )

@@ -75,8 +75,15 @@ class OsRelease(Record, frozen=True):
 UNKNOWN_OS: Final = OsRelease("unknown", "0.0")
 
 
+class Runtime(Record, frozen=True):
+    """A language runtime that an image has."""
+
+    type: Literal["java"]
+    version: str
+
+
 class Inventory(Record, frozen=True):
-    """What was found, in one place: system, packages, those known and not installed, digests of key binaries.
+    """What was found, in one place: system, packages, those known and not installed, runtimes, digests of key binaries.
 
     `complete` is False when a layer was not there or a database could not be read; `warnings` say which.
     """
@@ -85,6 +92,7 @@ class Inventory(Record, frozen=True):
     packages: tuple[Package, ...]
     not_installed: tuple[Package, ...] = ()
     key_binaries: dict[str, str] = msgspec.field(default_factory=dict)
+    runtimes: tuple[Runtime, ...] = ()
     complete: bool = True
     warnings: tuple[str, ...] = ()
 

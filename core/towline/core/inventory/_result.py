@@ -10,6 +10,7 @@ from msgspec import UNSET, UnsetType
 from towline.core.inventory._config import ContainerConfigFact, HistoryFact, Truncated
 from towline.core.inventory._graph import DepGraph
 from towline.core.inventory._instructions import Instructions
+from towline.core.inventory._package import Runtime
 from towline.core.inventory._provenance import Provenance
 
 
@@ -51,6 +52,7 @@ FactData: TypeAlias = (
     | list[HistoryFact]
     | list[ManifestFile]
     | list[Provenance]
+    | list[Runtime]
     | list[str]
     | dict[str, str]
     | str

@@ -31,6 +31,7 @@ from towline.core.inventory._result import (
     Target,
     Warnings,
 )
+from towline.core.inventory._runtimes import find_runtimes
 from towline.core.layer import Globs, ImageView
 
 _SHA256: Final = re.compile(r"sha256:[0-9a-f]{64}")
@@ -79,6 +80,8 @@ def take_inventory(view: ImageView, image: ImageFacts, options: ScanOptions, lim
     system, warnings = find_os(view)
     found = {manager: _FINDERS[manager](view, limits) for manager in MANAGERS}
     warnings += [text for manager in MANAGERS for text in found[manager].warnings]
+    runtimes, more = find_runtimes(view, limits)
+    warnings += more
     unread = find_unread(view)
     warnings += unread
     named = [manager for manager in MANAGERS if found[manager].packages]
@@ -95,6 +98,7 @@ def take_inventory(view: ImageView, image: ImageFacts, options: ScanOptions, lim
         ),
         not_installed=tuple(package for manager in MANAGERS for package in found[manager].not_installed),
         key_binaries=_key_binaries(view),
+        runtimes=runtimes,
         complete=not image.missing and not unread and all(one.complete for one in found.values()),
         warnings=tuple(dict.fromkeys(warnings)),
     )
@@ -125,6 +129,7 @@ def _result(
     parts: list[tuple[str, FactData | None]] = [
         ("depGraph", graph),
         ("keyBinariesHashes", list(dict.fromkeys(inventory.key_binaries.values()))),
+        ("baseRuntimes", list(inventory.runtimes)),
         ("imageId", image.config_digest),
         ("imageLayers", list(image.layers)),
         ("imageLabels", config.config.labels if config.config else None),

@@ -11,7 +11,8 @@ class Wanted(Record, frozen=True):
     """What to keep of a layer. Paths have no leading `/`; folders end in one.
 
     `databases` are kept up to `scan_database` bytes, everything else up to `scan_file`. `hashed` are endings of paths
-    whose files are hashed and not kept. `include` and `exclude` are globs.
+    whose files are hashed and not kept. `patterns`, `include` and `exclude` are globs; `exclude` takes away from
+    `include` only.
     """
 
     databases: tuple[str, ...] = ()
@@ -20,15 +21,16 @@ class Wanted(Record, frozen=True):
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     hashed: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return bool(self.databases or self.files or self.folders or self.include or self.hashed)
+        return bool(self.databases or self.files or self.folders or self.include or self.hashed or self.patterns)
 
 
 class Selector:
     """A Wanted, ready to be asked about very many paths."""
 
-    __slots__ = ("_exact", "_file_most", "_folders", "_globs", "_has_globs", "_hashed")
+    __slots__ = ("_exact", "_file_most", "_folders", "_globs", "_has_globs", "_hashed", "_patterns")
 
     def __init__(self, wanted: Wanted, limits: Limits = LIMITS) -> None:
         self._file_most = limits.scan_file
@@ -38,6 +40,7 @@ class Selector:
         self._folders = wanted.folders
         self._hashed = wanted.hashed
         self._globs = Globs(wanted.include, wanted.exclude)
+        self._patterns = Globs(wanted.patterns)
         self._has_globs = bool(self._globs)
 
     def most(self, path: str) -> int:
@@ -45,7 +48,9 @@ class Selector:
         most = self._exact.get(path, 0)
         if most:
             return most
-        if (self._folders and path.startswith(self._folders)) or (self._has_globs and self._globs.match(path)):
+        if (self._folders and path.startswith(self._folders)) or self._patterns.match(path):
+            return self._file_most
+        if self._has_globs and self._globs.match(path):
             return self._file_most
         return 0
 
