@@ -65,7 +65,7 @@ def serving(image: Image, run: Path) -> Iterator[str]:
             user="user root;" if os.getuid() == 0 else "",
         )
     )
-    command = [found, "-c", configuration, "-p", run, "-e", run / "error.log"]
+    command = [found, "-c", str(configuration), "-p", str(run), "-e", str(run / "error.log")]
     server = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     try:
         _wait_for(port, server)

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from machines.oracle import BrokenPromise, essence, held, play, recut, show, weight, wishes_of
+from machines.oracle import BrokenPromise as BrokenPromise
+from machines.oracle import essence, held, play, recut, show, weight, wishes_of
 
 from towline.core import KINDS, WAKE, Drained, Ended, Lost, Note, Opened, Read, Received, TowlineError
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fuzz.harness import refused_or_taken
 from towline.core.tunnel import read_chunk, read_identify, read_request, read_response, write_chunk, write_request
 from towline.core.tunnel._ejson import decode
@@ -25,17 +27,17 @@ def run(data: bytes) -> None:
         packet = read_packet(value, reserved)
         if isinstance(packet, Event):
             assert packet.name not in reserved
-            refused_or_taken(lambda said=packet: write_event(said.name, said.args, said.id))
+            refused_or_taken(partial(write_event, packet.name, packet.args, packet.id))
         elif isinstance(packet, Ack):
             assert packet.id > 0
-            refused_or_taken(lambda said=packet: write_ack(said.id, said.args))
+            refused_or_taken(partial(write_ack, packet.id, packet.args))
         if packet is None:
             continue
-        refused_or_taken(lambda said=packet: read_identify(said.args))
-        refused_or_taken(lambda said=packet: read_response(said.args))
-        request = refused_or_taken(lambda said=packet: read_request(said.args))
+        refused_or_taken(partial(read_identify, packet.args))
+        refused_or_taken(partial(read_response, packet.args))
+        request = refused_or_taken(partial(read_request, packet.args))
         if request is not None and request.request_id:
             assert read_request([write_request(request)]) == request
-        chunk = refused_or_taken(lambda said=packet: read_chunk(said.args))
+        chunk = refused_or_taken(partial(read_chunk, packet.args))
         if chunk is not None:
             assert read_chunk(write_chunk(chunk)) == chunk

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from fuzz.harness import Bytes, refused_or_taken
 from towline.core.tunnel._engineio import read_handshake, read_payload, write_handshake, write_payload
 
 
 def run(data: bytes) -> None:
     script = Bytes(data)
-    revision = 3 if script.byte() & 1 else 4
+    revision: Literal[3, 4] = 3 if script.byte() & 1 else 4
     rest = script.rest()
     packets = refused_or_taken(lambda: read_payload(rest, revision))
     if packets is not None and packets:

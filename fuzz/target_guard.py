@@ -26,4 +26,8 @@ def run(data: bytes) -> None:
 
 
 def verdict(address: str) -> bool:
-    return refused_or_taken(lambda: (NOTHING_LISTED.judge("untrusted", "host.test", 443, [address]), True)[1]) is True
+    def judged() -> bool:
+        NOTHING_LISTED.judge("untrusted", "host.test", 443, [address])
+        return True
+
+    return refused_or_taken(judged) is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 
 from fuzz.harness import Bytes, refused_or_taken
 from towline.core import Limits
@@ -38,12 +39,12 @@ def read(blob: bytes, cut: int) -> LayerContent:
 def run(data: bytes) -> None:
     script = Bytes(data)
     cut = 1 + script.byte() * 7
-    layers = []
+    layers: list[LayerContent] = []
     while script and len(layers) < 3:
         size = script.byte() << 8 | script.byte()
         blob = script.take(size) if size else script.rest()
-        whole = refused_or_taken(lambda blob=blob: read(blob, len(blob) or 1))
-        assert whole == refused_or_taken(lambda blob=blob: read(blob, cut))
+        whole = refused_or_taken(partial(read, blob, len(blob) or 1))
+        assert whole == refused_or_taken(partial(read, blob, cut))
         if whole is not None:
             layers.append(whole)
     view = merge(layers, TIGHT)

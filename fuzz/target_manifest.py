@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from fuzz.harness import Bytes, refused_or_taken
 from towline.core import LIMITS
 from towline.core.registry import Digest, ImageIndex, Platform, choose, parse_config, parse_manifest
@@ -38,5 +40,5 @@ def run(data: bytes) -> None:
     if isinstance(parsed, ImageIndex):
         assert len(parsed.manifests) <= LIMITS.index_entries
         for platform in (None, Platform("linux", "arm", "v7")):
-            chosen = refused_or_taken(lambda platform=platform: choose(parsed, platform))
+            chosen = refused_or_taken(partial(choose, parsed, platform))
             assert chosen is None or not chosen.attestation

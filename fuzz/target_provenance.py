@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 
 from fuzz.harness import refused_or_taken
@@ -14,7 +16,7 @@ ATTESTATION = "sha256:" + "2" * 64
 
 def run(data: bytes) -> None:
     for named in (True, False):
-        entry = refused_or_taken(lambda named=named: parse_provenance(data, MANIFEST, ATTESTATION, named=named))
+        entry = refused_or_taken(partial(parse_provenance, data, MANIFEST, ATTESTATION, named=named))
         if entry is None:
             continue
         assert (entry.build_config_digest is None) == (entry.build_config_digest_source is None)

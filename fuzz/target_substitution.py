@@ -7,7 +7,11 @@ from towline.core import Secret
 from towline.core.broker import substitutable, substitute_body, substitute_headers
 
 CANARY = "canary-that-may-not-travel"
-VARIABLES = {"BROKER_CLIENT_URL": "http://client", "CR_CREDENTIALS": Secret(CANARY), "CR_PASSWORD": Secret(CANARY)}
+VARIABLES: dict[str, str | Secret] = {
+    "BROKER_CLIENT_URL": "http://client",
+    "CR_CREDENTIALS": Secret(CANARY),
+    "CR_PASSWORD": Secret(CANARY),
+}
 ALLOWED = substitutable(VARIABLES, ["CR_CREDENTIALS"], to_agent=False)
 
 

@@ -6,14 +6,14 @@ import msgspec
 
 from fuzz.harness import Bytes
 from towline.core import LIMITS, Entropy
-from towline.core.tunnel._websocket import PeerClosed, Violated, WebSocket
+from towline.core.tunnel._websocket import FrameEvent, PeerClosed, Violated, WebSocket
 
 SMALL = msgspec.structs.replace(LIMITS, ws_message=4096, ws_fragments=8)
 
 
 def read(role: int, data: bytes, cut: int) -> object:
     socket = WebSocket("client" if role else "server", entropy=Entropy(b"f" * 16), limits=SMALL)
-    events = []
+    events: list[FrameEvent] = []
     for at in range(0, len(data), cut):
         events += socket.receive(data[at : at + cut], 0.0)
     assert all(not isinstance(event, PeerClosed | Violated) for event in events[:-1])

@@ -379,8 +379,8 @@ class Caller:
 @asynccontextmanager
 async def agent(driver: Any, folder: Path, registry: SmallRegistry, **settings: Any) -> AsyncIterator[Caller]:
     """Run an agent on this loop while the block lasts, then drain it."""
-    settings = {"host": "127.0.0.1", "port": 0, "allow_http": (registry.host,), "drain_seconds": 5.0} | settings
-    config = AgentConfig(workdir=str(folder), **settings)
+    usual: dict[str, Any] = {"host": "127.0.0.1", "port": 0, "allow_http": (registry.host,), "drain_seconds": 5.0}
+    config = AgentConfig(workdir=str(folder), **(usual | settings))
     text = io.StringIO()
     stop = anyio.Event()
     async with anyio.create_task_group() as tasks:

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from towline.core import LIMITS, Limits
+from towline.core import LIMITS, Data, Limits
 from towline.core.layer import LayerContent, LayerPlan, TarReader, Wanted, build
 
 EVERYTHING = Wanted(include=("**",))
@@ -84,7 +84,7 @@ class Recorder:
         self.told.append([path, kind, size, link, b""])
         return self.wants and kind in ("file", "hardlink")
 
-    def piece(self, data: bytes | memoryview) -> None:
+    def piece(self, data: Data) -> None:
         self.told[-1][4] += bytes(data)
 
     def done(self) -> None:

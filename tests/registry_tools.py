@@ -16,7 +16,7 @@ import base64
 import hashlib
 import json as jsonlib
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from towline.core import (
     WAKE,
@@ -134,6 +134,9 @@ def breaks(why: str = "reset", kind: str = "registry-unreachable") -> Gives:
     return Gives(Broken(why, kind), [])
 
 
+E = TypeVar("E", bound=Record)
+
+
 @dataclass
 class Outcome:
     """What came of a script, and what it said and waited for on the way."""
@@ -149,6 +152,12 @@ class Outcome:
     @property
     def kind(self) -> str | None:
         return self.error.kind if self.error else None
+
+    def all_of(self, kind: type[E]) -> list[E]:
+        """Return what was said, every record of which must be of this kind."""
+        said = [event for event in self.events if isinstance(event, kind)]
+        assert len(said) == len(self.events), self.events
+        return said
 
 
 def play(steps: Step[Any], *columns: Asks | Gives, start: float = 1000.0) -> Outcome:

@@ -15,7 +15,7 @@ BENCH = Path(__file__).resolve().parents[1] / "bench"
 
 
 def bench(*arguments: str) -> tuple[int, dict[str, Any], str]:
-    command = [sys.executable, BENCH / "pull.py", "-o", "json", "--rounds", "1", *arguments]
+    command = [sys.executable, str(BENCH / "pull.py"), "-o", "json", "--rounds", "1", *arguments]
     told = subprocess.run(command, capture_output=True, text=True, timeout=100)
     return told.returncode, json.loads(told.stdout) if told.stdout else {}, told.stderr
 
@@ -52,7 +52,7 @@ def test_a_way_that_cannot_run_says_so(
 
 @pytest.mark.parametrize("size", ["", "M", "1T", "-1", "1.5G"])
 def test_a_size_that_is_none_is_refused(size: str) -> None:
-    command = [sys.executable, BENCH / "pull.py", f"--size={size}"]
+    command = [sys.executable, str(BENCH / "pull.py"), f"--size={size}"]
     told = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert told.returncode == 2
     assert "expected a size" in told.stderr

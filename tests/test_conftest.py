@@ -51,7 +51,9 @@ def test_peers_without_anything_names_each_and_fails_only_in_ci(tmp_path: Path) 
     for name in ("skopeo", "docker-registry", "nginx", "node", "npm", "snyk-broker"):
         assert f"missing {name};" in told.stderr
     assert not (tmp_path / ".peers").exists()
-    told = subprocess.run(["bash", script], env={**environment, "CI": "true"}, capture_output=True, timeout=30)
+    told = subprocess.run(
+        ["bash", script], env={**environment, "CI": "true"}, capture_output=True, text=True, timeout=30
+    )
     assert told.returncode == 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import transcript_book as book
 from machines.case import load_cases
-from machines.oracle import play
+from machines.oracle import play, show
 
 from towline.core import Body, Note, Refused, RemoteProtocolError, Secret
 
@@ -40,7 +40,7 @@ def test_values_survive() -> None:
         (1.0, Note("info", "x", {"a": [1, -2.5, None, True], "b": Secret("canary"), "c": ("one",)})),
         (1.5, Body(memoryview(b"\0\xff'"))),
     ]
-    text = "machine: any\n" + "".join(f"{now!r} < {book.show(fact)}\n" for now, fact in facts)
+    text = "machine: any\n" + "".join(f"{now!r} < {show(fact)}\n" for now, fact in facts)
     assert book.parsed(text) == ("any", facts)
 
 

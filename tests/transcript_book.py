@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from machines.oracle import Turn, play, show
@@ -26,6 +26,8 @@ from towline.core import RemoteProtocolError, Secret, TowlineError
 
 GZIP = repr(b"\x1f\x8b")[2:-1]
 HERE = Path(__file__).resolve().parent / "transcripts"
+
+T = TypeVar("T")
 
 
 def written(name: str, turns: list[Turn]) -> str:
@@ -60,7 +62,7 @@ def words() -> dict[str, list[Any]]:
     return found
 
 
-def kinds_of(kind: type) -> Iterator[type]:
+def kinds_of(kind: type[T]) -> Iterator[type[T]]:
     for below in kind.__subclasses__():
         yield below
         yield from kinds_of(below)

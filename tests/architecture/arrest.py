@@ -80,7 +80,7 @@ def guarded_import(true_import: Any) -> Any:
 class NoEnvironment(dict[str, str]):
     """What `os.environ` is while the machines play."""
 
-    __getitem__ = get = __contains__ = __iter__ = items = keys = values = forbid("os.environ")  # type: ignore[assignment]
+    __getitem__ = get = __contains__ = __iter__ = items = keys = values = forbid("os.environ")
 
 
 class NoClock(datetime.datetime):

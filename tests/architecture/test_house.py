@@ -13,13 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from architecture import public_names, tables
 
-from towline.core import KINDS, TowlineError
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-import public_names
-import tables
+from towline.core import KINDS, Table, TowlineError
 
 ROOTS = ("core", "drivers", "runtimes")
 
@@ -182,7 +178,7 @@ def test_tables_pictures_are_true(clone: Path) -> None:
 
 
 @pytest.mark.parametrize("table", tables.all_tables(), ids=lambda table: table.name)
-def test_every_pair_of_every_table(table: tables.Table) -> None:
+def test_every_pair_of_every_table(table: Table) -> None:
     """Legal or refused; every state has a way in and, but for the ends, a way out."""
     for state in table.states:
         for fed in table.inputs:

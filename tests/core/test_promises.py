@@ -36,7 +36,10 @@ def troubles(case: MachineCase) -> st.SearchStrategy[list[tuple[float, Any]]]:
 
 
 def shown(turns: list[Turn]) -> list[tuple[list[str], float | None, str | None]]:
-    return [([show(wish) for wish in turn.wishes], turn.deadline, turn.refusal and str(turn.refusal)) for turn in turns]
+    return [
+        ([show(wish) for wish in turn.wishes], turn.deadline, str(turn.refusal) if turn.refusal else None)
+        for turn in turns
+    ]
 
 
 @every_machine

@@ -15,7 +15,8 @@ def test_links_opened_by_a_machine_are_odd_and_new() -> None:
 def test_records_are_values() -> None:
     assert Received(1, b"a") == Received(1, b"a")
     assert Received(1, b"a") == Received(1, memoryview(b"a"))
-    assert Received(1, b"a") != Transmit(1, b"a")
+    transmit: object = Transmit(1, b"a")
+    assert Received(1, b"a") != transmit
     assert Wake() == WAKE
     with pytest.raises(AttributeError):
         Received(1, b"a").link = 2  # type: ignore[misc]

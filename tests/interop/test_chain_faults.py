@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,10 @@ def kept(running: Chain, job: str) -> list[str]:
     return [line["kind"] for line in said if line["job"] == job and not line["repeated"]]
 
 
+def is_done(running: Chain, job: str) -> bool:
+    return bool(running.job(job)["state"] == "done")
+
+
 @pytest.fixture
 def whole(running: Chain, expected: Callable[[str], Any]) -> Callable[..., None]:
     """`whole(jobs)`: every job ended in one done message, with every result that it speaks of."""
@@ -68,7 +73,7 @@ def whole(running: Chain, expected: Callable[[str], Any]) -> Callable[..., None]
             assert results["state"] == "done", results["done"]
             assert results["done"]["resultCount"] == len(results["scanResults"]) >= 1
             assert packages(results) == expected_packages(expected(name)["truth"])
-            wait(lambda job=job: running.job(job)["state"] == "done", what=running.all_said)
+            wait(partial(is_done, running, job), what=running.all_said)
             assert kept(running, job) == ["result"] * results["done"]["resultCount"] + ["done"]
         listed = [item["jobId"] for item in running.box("?limit=1000").body["items"]]
         assert len(listed) == len(set(listed))

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +116,7 @@ def test_the_real_server(
             check_tunnel(running)
             jobs = scan_all(running, expected) | {"in parts": running.scan("deb-bookworm", globs=MANY_FILES)}
             found = {
-                name: wait(lambda job=job: results_of(receiver, job), what=running.all_said)
-                for name, job in jobs.items()
+                name: wait(partial(results_of, receiver, job), what=running.all_said) for name, job in jobs.items()
             }
             check_all(found, expected)
             assert found["in parts"]["parts"] > 1

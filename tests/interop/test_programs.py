@@ -76,7 +76,7 @@ class Working:
 
     def __init__(self, folder: Path) -> None:
         self.registry, self.receiver = SmallRegistry(), Receiver()
-        self.registry.stall = threading.Event()
+        self.stall = self.registry.stall = threading.Event()
         self.port = free_port()
         own = {"SNYK_PORT": str(self.port), "BROKER_CLIENT_URL": self.receiver.url}
         own |= {"TOWLINE_ALLOW_HTTP": self.registry.host, "CR_CREDENTIALS": self.registry.credentials().reveal()}
@@ -88,7 +88,7 @@ class Working:
 
     def close(self) -> None:
         self.program.close()
-        self.registry.stall.set()
+        self.stall.set()
         self.registry.close()
         self.receiver.close()
 
@@ -106,7 +106,7 @@ def test_what_is_under_way_ends_before_the_agent_does(working: Working) -> None:
     program.send(signal.SIGTERM)
     wait(lambda: call(working.port, "POST", "/scan", scan_body(working.receiver)).status == 503, what=program.said)
     assert program.running.poll() is None
-    working.registry.stall.set()
+    working.stall.set()
     assert program.running.wait(20) == 0, program.said()
     assert working.receiver.done(working.job)["state"] == "done"
 
@@ -120,7 +120,7 @@ def test_a_second_signal_cuts(working: Working) -> None:
     assert program.running.wait(10) == 128 + signal.SIGTERM, program.said()
     assert time.monotonic() - began < 5
     assert "Traceback" not in program.said()
-    working.registry.stall.set()
+    working.stall.set()
     # What was cut is not lost: it is the next start's work.
     started(program, working.port)
     wait(lambda: working.receiver.done(working.job), what=program.said)

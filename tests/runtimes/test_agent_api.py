@@ -64,12 +64,12 @@ def test_the_calls_that_ask_a_registry(loop: Any, registry: SmallRegistry, tmp_p
             assert rest.body["repositories"] == ["team/other"]
             state = await ask("GET", f"/get-state-identifier?repository={REPOSITORY}&reference=1.0")
             assert state.body["stateIdentifier"] == sha256(registry.images["1.0"]["manifest"])
-            bare = {"authorization": registry.credentials().reveal()}
+            bare = registry.credentials().reveal()
             for path in ("/systemcheck", "/systemcheck?deep=true"):
-                checked = await ask("GET", path, login=False, **bare)
+                checked = await ask("GET", path, login=False, authorization=bare)
                 assert checked.status == 200, checked.data
                 assert all(check["ok"] for check in checked.body["checks"])
-            valid = await ask("GET", "/validate-credentials", login=False, **bare)
+            valid = await ask("GET", "/validate-credentials", login=False, authorization=bare)
             assert valid.body["valid"]
             assert valid.body["capabilities"]["catalog"] == "full"
             assert (await ask("HEAD", "/healthcheck", login=False)).data == b""
@@ -145,7 +145,7 @@ def test_what_is_wrong_with_a_request(loop: Any, registry: SmallRegistry, receiv
 
 
 def test_a_full_queue_and_a_full_disk(registry: SmallRegistry, receiver: Receiver, tmp_path: Path) -> None:
-    registry.stall = threading.Event()
+    stall = registry.stall = threading.Event()
     limits = msgspec.structs.replace(LIMITS, jobs_queued=1)
 
     async def main() -> None:
@@ -155,7 +155,7 @@ def test_a_full_queue_and_a_full_disk(registry: SmallRegistry, receiver: Receive
             second = await ask.scan(receiver)
             full = await ask("POST", "/scan", scan_body(receiver))
             assert (full.status, full.code, full.headers["retry-after"]) == (429, "QUEUE_FULL", "30")
-            registry.stall.set()
+            stall.set()
             for job in (first, second):
                 assert (await ask.ended(job))["state"] == "done"
         async with agent(LOOPS[0], tmp_path / "b", registry, disk_reserve_bytes=1 << 60) as ask:
@@ -224,12 +224,13 @@ def test_v1_is_one_message(registry: SmallRegistry, receiver: Receiver, tmp_path
 def test_scans_that_fail_say_why(registry: SmallRegistry, receiver: Receiver, tmp_path: Path) -> None:
     async def main() -> None:
         async with agent(LOOPS[0], tmp_path, registry) as ask:
-            for changes, code in [
+            failures: list[tuple[dict[str, Any], str]] = [
                 ({"image_reference": "9"}, "IMAGE_NOT_FOUND"),
                 ({"image_repository": "no/such"}, "IMAGE_NOT_FOUND"),  # a HEAD has no body that tells the two apart
                 ({"options_maxImageBytes": 10}, "IMAGE_TOO_LARGE"),
                 ({"image_expectedDigest": "sha256:" + "0" * 64}, "DIGEST_MISMATCH"),
-            ]:
+            ]
+            for changes, code in failures:
                 job = await ask.scan(receiver, **changes)
                 ended = await ask.ended(job)
                 assert (ended["state"], ended["error"]["code"]) == ("failed", code)
@@ -247,7 +248,7 @@ def test_scans_that_fail_say_why(registry: SmallRegistry, receiver: Receiver, tm
 def test_a_job_that_takes_too_long_and_one_that_is_cancelled(
     loop: Any, registry: SmallRegistry, receiver: Receiver, tmp_path: Path
 ) -> None:
-    registry.stall = threading.Event()
+    stall = registry.stall = threading.Event()
 
     async def main() -> None:
         async with agent(loop, tmp_path, registry) as ask:
@@ -262,7 +263,7 @@ def test_a_job_that_takes_too_long_and_one_that_is_cancelled(
                 assert gone.body["outcome"] == "cancelled"
                 assert (await ask.ended(one))["state"] == "cancelled"
                 assert receiver.done(one)["state"] == "cancelled"
-            registry.stall.set()
+            stall.set()
             assert (await ask("DELETE", f"/jobs/{job}", login=False)).body["state"] == "expired"
             last = await ask.scan(receiver)
             assert (await ask.ended(last))["state"] == "done"
@@ -275,13 +276,13 @@ def test_many_requests_for_one_image_are_one_pull(
     registry: SmallRegistry, receiver: Receiver, tmp_path: Path, workers: int
 ) -> None:
     layer = next(name for name, data in registry.images["1.0"].items() if data[:2] == b"\x1f\x8b")
-    registry.stall = threading.Event()
+    stall = registry.stall = threading.Event()
 
     async def main() -> None:
         async with agent(LOOPS[0], tmp_path, registry, active_operations=workers) as ask:
             jobs = [await ask.scan(receiver) for _ in range(20)]
             await ask.reached(jobs[0], {"pulling"})
-            registry.stall.set()
+            stall.set()
             for job in jobs:
                 assert (await ask.ended(job))["state"] == "done"
             assert len({receiver.done(job)["jobId"] for job in jobs}) == 20
@@ -331,21 +332,21 @@ def test_callers_prove_themselves(registry: SmallRegistry, receiver: Receiver, t
 
 
 def test_stopping_lets_running_jobs_end(loop: Any, registry: SmallRegistry, receiver: Receiver, tmp_path: Path) -> None:
-    registry.stall = threading.Event()
+    stall = registry.stall = threading.Event()
     jobs: list[str] = []
 
     async def main() -> None:
         async with agent(loop, tmp_path, registry) as ask:
             jobs.append(await ask.scan(receiver))
             await ask.reached(jobs[0], {"pulling"})
-            threading.Timer(0.3, registry.stall.set).start()
+            threading.Timer(0.3, stall.set).start()
 
     loop.run(main)
     assert receiver.done(jobs[0])["state"] == "done"
 
 
 def test_stopping_puts_back_what_does_not_end(registry: SmallRegistry, receiver: Receiver, tmp_path: Path) -> None:
-    registry.stall = threading.Event()
+    stall = registry.stall = threading.Event()
     own = RegistryLogin("oci", registry.host, USER, Secret(CANARY))
     jobs: list[str] = []
 
@@ -353,7 +354,7 @@ def test_stopping_puts_back_what_does_not_end(registry: SmallRegistry, receiver:
         async with agent(LOOPS[0], tmp_path, registry, login=own, drain_seconds=0.2) as ask:
             jobs.append(await ask.scan(receiver))
             await ask.reached(jobs[0], {"pulling"})
-        registry.stall.set()
+        stall.set()
         async with agent(LOOPS[0], tmp_path, registry, login=own) as ask:
             assert ask.running.resumed == 1
             ended = await ask.ended(jobs[0])
@@ -446,7 +447,7 @@ def test_a_result_waits_for_room_on_the_disk(
 ) -> None:
     monkeypatch.setattr(agent_jobs, "_DISK_PAUSE", 0.05)
     whole = JobStore.settle
-    refused = []
+    refused: list[tuple[Any, ...]] = []
 
     def full(self: JobStore, *given: Any, **named: Any) -> Any:
         if len(refused) < 2:
@@ -467,7 +468,7 @@ def test_a_result_waits_for_room_on_the_disk(
 def test_one_who_fails_does_not_fail_those_who_wait(
     registry: SmallRegistry, receiver: Receiver, tmp_path: Path
 ) -> None:
-    registry.stall = threading.Event()
+    stall = registry.stall = threading.Event()
 
     async def main() -> None:
         async with agent(LOOPS[0], tmp_path, registry, active_operations=2) as ask:
@@ -476,7 +477,7 @@ def test_one_who_fails_does_not_fail_those_who_wait(
             second = await ask.scan(receiver)
             await ask.reached(second, {"pulling"})
             await ask("DELETE", f"/jobs/{first}", login=False)
-            registry.stall.set()
+            stall.set()
             assert (await ask.ended(second))["state"] == "done"
             assert (await ask.ended(first))["state"] == "cancelled"
 

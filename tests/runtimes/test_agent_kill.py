@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def test_a_login_that_came_with_the_request_is_gone(
     registry.stall.set()
     process = Process(tmp_path, registry, own=False)
     for job in jobs:
-        wait(lambda job=job: receiver.done(job))
+        wait(partial(receiver.done, job))
         check_whole(receiver, job, "failed")
         assert receiver.done(job)["error"]["code"] == "MISSING_CREDENTIALS"
     again = process.scan(receiver)
@@ -223,7 +224,7 @@ def test_at_random(registry: SmallRegistry, receiver: Receiver, tmp_path: Path) 
         process.kill()
     process = Process(tmp_path, registry, active_operations=2)
     for job in jobs:
-        wait(lambda job=job: receiver.done(job))
+        wait(partial(receiver.done, job))
     wait(lambda: all(process.job(job)["state"] in ("done", "failed") for job in jobs))
     process.stop()
     for job in jobs:

@@ -31,14 +31,12 @@ def test_a_terminal_shows_live_lines_and_stdout_only_the_answer(address: str, tm
 
 
 @pytest.mark.parametrize(
-    ("arguments", "more"),
-    [(["--no-progress"], {}), (["-q"], {}), ([], {"TERM": "dumb"}), ([], {"TERM": ""})],
+    ("arguments", "terminal"),
+    [(["--no-progress"], "xterm-256color"), (["-q"], "xterm-256color"), ([], "dumb"), ([], "")],
     ids=["no-progress", "quiet", "dumb", "no-term"],
 )
-def test_no_live_lines_where_none_are_wanted(
-    arguments: list[str], more: dict[str, str], address: str, tmp_path: Path
-) -> None:
-    told = on_terminal(*scan(address), *arguments, home=tmp_path, **more)
+def test_no_live_lines_where_none_are_wanted(arguments: list[str], terminal: str, address: str, tmp_path: Path) -> None:
+    told = on_terminal(*scan(address), *arguments, home=tmp_path, TERM=terminal)
     assert (told.code, told.err) == (0, "")
     assert told.out.startswith("libc6 ")
 

@@ -9,7 +9,6 @@ import subprocess
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,9 +224,12 @@ def fetched(address: str, target: str) -> tuple[int, bytes]:
 async def served(open_pump: Callable[..., Any]) -> None:
     said: list[int] = []
     async with running(registry(), open_pump, on_reply=lambda request, reply: said.append(reply.status)) as address:
-        ask = partial(anyio.to_thread.run_sync, fetched)
-        assert await ask(address, f"/v2/team/app/blobs/{digest(BLOB)}") == (200, BLOB)
-        assert (await ask(address, "/v2/nobody/tags/list"))[0] == 404
+
+        async def ask(target: str) -> tuple[int, bytes]:
+            return await anyio.to_thread.run_sync(fetched, address, target)
+
+        assert await ask(f"/v2/team/app/blobs/{digest(BLOB)}") == (200, BLOB)
+        assert (await ask("/v2/nobody/tags/list"))[0] == 404
     assert said == [200, 404]
 
 
@@ -255,8 +257,8 @@ def test_skopeo_pulls_from_it(kind: str, peer: Callable[[str], str], corpus: Pat
     def pull(address: str, name: str) -> None:
         logins.write_text(json.dumps({"auths": {address: {"auth": LOGIN.removeprefix("Basic ")}} if auth else {}}))
         out = tmp_path / name.replace("/", "-")
-        command = [skopeo, "--insecure-policy", "--tmpdir", tmp_path, "copy", "--all", "--src-tls-verify=false"]
-        command += ["--src-authfile", logins, f"docker://{address}/{name}:latest", f"oci:{out}:latest"]
+        command = [skopeo, "--insecure-policy", "--tmpdir", str(tmp_path), "copy", "--all", "--src-tls-verify=false"]
+        command += ["--src-authfile", str(logins), f"docker://{address}/{name}:latest", f"oci:{out}:latest"]
         told = subprocess.run(command, capture_output=True, text=True, timeout=60)
         assert told.returncode == 0, told.stderr
         pulled = {path.name: path.read_bytes() for path in (out / "blobs" / "sha256").iterdir()}

@@ -116,7 +116,17 @@ def test_a_file_that_cannot_be_read_is_named(content: str, tmp_path: Path) -> No
 
 
 def test_an_entry_that_is_none_is_passed_over(tmp_path: Path) -> None:
-    for entry in ([], None, "text", {}, {"auth": ""}, {"auth": 5}, {"username": "only"}, {"identitytoken": "t"}):
+    entries: tuple[object, ...] = (
+        [],
+        None,
+        "text",
+        {},
+        {"auth": ""},
+        {"auth": 5},
+        {"username": "only"},
+        {"identitytoken": "t"},
+    )
+    for entry in entries:
         assert find([write(tmp_path / "f", {"host": entry})], "host") is None
 
 

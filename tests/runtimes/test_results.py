@@ -79,8 +79,12 @@ def test_only_this_machine_without_a_token(tmp_path: Path) -> None:
             assert (await results.asked(1, request(peer=peer))).status == 200
         for peer in ("10.0.0.1:1", "[2001:db8::1]:1", "", "example.com:1", "localhost.evil:1"):
             assert (await results.asked(1, request(peer=peer))).status == 403
-        for more in ({"x_forwarded_for": "1.2.3.4"}, {"forwarded": "for=1.2.3.4"}, {"host": "evil.example"}):
-            assert (await results.asked(1, request(**more))).status == 403
+        for asked in (
+            request(x_forwarded_for="1.2.3.4"),
+            request(forwarded="for=1.2.3.4"),
+            request(host="evil.example"),
+        ):
+            assert (await results.asked(1, asked)).status == 403
 
     run(tmp_path, None, check)
 

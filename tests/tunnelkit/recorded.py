@@ -108,13 +108,13 @@ def play_host(name: str, root: HostRoot | None = None) -> tuple[dict[int, list[A
             tell(Ended(message.conn * 2), now)
         else:
             raw = message.raw
-            for theirs, ours in sids.items():
-                raw = raw.replace(theirs, ours)
+            for their_sid, our_sid in sids.items():
+                raw = raw.replace(their_sid, our_sid)
             if message.conn not in asked:
                 tell(Accepted(message.conn * 2, "http", "127.0.0.1"), now)
             asked.setdefault(message.conn, []).append(message)
             tell(Received(message.conn * 2, raw), now)
-    back = {ours.decode(): theirs.decode() for theirs, ours in sids.items()}
+    back = {our_sid.decode(): their_sid.decode() for their_sid, our_sid in sids.items()}
     ours = {conn: list(_server_meanings(bytes(raw), asked[conn][0], back)) for conn, raw in said.items()}
     return expected, ours, events
 
@@ -310,10 +310,10 @@ def play_client(name: str, role: Role = "primary", until: float | None = None) -
                 theirs = next(value for name, value in message.headers if name.lower() == "sec-websocket-accept")
                 raw = raw.replace(theirs.encode(), accept_value(keys[link]).encode())
             tell(Received(link, raw))
-    for link, raw in buffers.items():
+    for link, sent in buffers.items():
         conn = conn_of(link)
         if conn is not None:
-            played.ours[conn] = list(_client_meanings(bytes(raw)))
+            played.ours[conn] = list(_client_meanings(bytes(sent)))
     return played
 
 
@@ -338,7 +338,7 @@ def _tunnel_only(messages: list[Message]) -> list[Message]:
 
 
 def _tunnel_conns(messages: list[Message], role: str) -> dict[int, Message]:
-    first = {}
+    first: dict[int, Message] = {}
     for message in messages:
         if (
             message.kind == "http-request"

@@ -35,8 +35,8 @@ from towline.core.registry import (
     select,
 )
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-import transcripts
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from vectors import transcripts
 
 Vector = dict[str, Any]
 
@@ -114,7 +114,7 @@ def agrees(kind: str, expect: Any, got: Any) -> bool:
     """Compare as the format's README says."""
     if kind == "link-header" and expect.get("url") and got.get("url"):
         # Scheme and host are compared in lower case; a default port that is written out is the same address.
-        return expect["outcome"] == got["outcome"] and str(Url.parse(expect["url"])) == got["url"]
+        return bool(expect["outcome"] == got["outcome"] and str(Url.parse(expect["url"])) == got["url"])
     if kind == "token-response":
         # `lenient` marks what may be tolerated; an error's message is compared where the vector has one.
         return all(got.get(name) == value for name, value in expect.items() if name != "lenient")

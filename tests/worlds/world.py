@@ -273,6 +273,11 @@ class Answer:
     end: str | None = None
     link: int = -1
 
+    @property
+    def pending(self) -> bool:
+        """Whether no status came yet."""
+        return self.status is None
+
     def get(self, name: str) -> str | None:
         return next((value for key, value in self.headers if key == name), None)
 

@@ -172,7 +172,7 @@ def test_a_kept_upload_link_that_died_is_replaced() -> None:
     end.other.party.ends.pop(end.other.number)
     end.held = True
     waiting = brokers.relay("/y")
-    assert waiting.status is None
+    assert waiting.pending
     end.held = False
     brokers.world.cut_link(end)
     brokers.world.run(1.0)
@@ -210,7 +210,7 @@ def test_callbacks_wait_for_a_tunnel_and_go_up_after_identify() -> None:
     for end in list(brokers.client.ends.values()):
         brokers.world.cut_link(end)
     waiting = brokers.ask("/api/x", "POST", port=CLIENT, body=b"late", run=0.1)
-    assert waiting.status is None
+    assert waiting.pending
     brokers.world.refusing.clear()
     brokers.world.run(2.0)
     assert (waiting.status, waiting.body) == (200, b"got late")

@@ -11,7 +11,7 @@ import pytest
 from worlds.brokers import CLIENT, PLATFORM, SERVER, TOKEN, UPSTREAM, Brokers, Serving, plain
 from worlds.world import Answer as Got
 
-from towline.core import WAKE, Accepted, Limits, LocalProtocolError, Opened, Received
+from towline.core import WAKE, Accepted, Limits, LocalProtocolError, Opened, Received, Record
 from towline.core.broker import AcceptRules, CallbackArrived, Stop
 from towline.core.http import Answer, AnswerBody, AnswerCut, AnswerEnd, AnswerHead, Asked, Gone
 
@@ -88,7 +88,10 @@ def test_an_answer_in_pieces() -> None:
     serving = Serving()
     got = serving.ask("/results")
     (asked,) = serving.server.of(Asked)
-    tell = lambda fact: serving.world.tell(serving.server, fact)
+
+    def tell(fact: Record) -> None:
+        serving.world.tell(serving.server, fact)
+
     with pytest.raises(LocalProtocolError):
         tell(Answer(asked.exchange, 99))
     with pytest.raises(LocalProtocolError):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from towline.core import Secret
 from towline.core.broker._substitution import substitutable, substitute_body, substitute_headers
 
-VARIABLES = {
+VARIABLES: dict[str, str | Secret] = {
     "BROKER_CLIENT_URL": "http://broker:8000",
     "CR_AGENT_URL": "http://agent:8081",
     "CR_CREDENTIALS": Secret("Y3JlZHM="),

@@ -106,7 +106,15 @@ def test_heads_of_events() -> None:
     assert parse_answer_head({"status": 200, "headers": {"A": "1", "set-cookie": ["b", "c"], "n": 7}}) == UploadHead(
         200, (("a", "1"), ("set-cookie", "b"), ("set-cookie", "c"), ("n", "7"))
     )
-    for wrong in (None, [], {}, {"status": "x"}, {"status": 200, "headers": []}, {"status": 200, "headers": {"a": {}}}):
+    wrongs: tuple[object, ...] = (
+        None,
+        [],
+        {},
+        {"status": "x"},
+        {"status": 200, "headers": []},
+        {"status": 200, "headers": {"a": {}}},
+    )
+    for wrong in wrongs:
         with pytest.raises(RemoteProtocolError):
             parse_answer_head(wrong)
 

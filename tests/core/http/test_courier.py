@@ -181,11 +181,11 @@ def test_a_link_that_died_makes_room() -> None:
         head = yield from fetch(Request("GET", url))
         return type(head).__name__
 
-    courier = Courier(together([told(URL), told(URL)], 2), limits=Limits(links_per_origin=1))
-    tell(courier, WAKE)
-    assert tell(courier, Lost(1, "refused")) == [Open(3, "a.test", 80, False)]
-    tell(courier, Opened(3))
-    assert drain_value(courier, Received(3, OK)) == ["Broken", "Head"]
+    other = Courier(together([told(URL), told(URL)], 2), limits=Limits(links_per_origin=1))
+    tell(other, WAKE)
+    assert tell(other, Lost(1, "refused")) == [Open(3, "a.test", 80, False)]
+    tell(other, Opened(3))
+    assert drain_value(other, Received(3, OK)) == ["Broken", "Head"]
 
 
 def drain_value(courier: Courier[Any], fact: Any, now: float = 0.0) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -300,7 +301,11 @@ def test_a_fault_of_a_head_request_is_answered_without_a_body() -> None:
 
 
 def test_lingering_ends_with_the_peer_or_in_time() -> None:
-    for finish in (lambda server: server.ended(1.0), lambda server: server.wake(5.0)):
+    finishes: tuple[Callable[[Owned], None], ...] = (
+        lambda server: server.ended(1.0),
+        lambda server: server.wake(5.0),
+    )
+    for finish in finishes:
         server = serving(b"bad\r\n\r\n")
         assert ending(server) == ["Shut"]
         server.wake(4.9)
@@ -328,7 +333,7 @@ def test_an_upgrade_can_be_declined() -> None:
     server.respond(200, (), b"no", now=0.0)
     assert b"200" in sent(server)
     assert [event.method for event in events(server) if isinstance(event, RequestHead)] == ["GET", "GET"]
-    assert serving(GET).next().upgrades_to is None  # type: ignore[union-attr]
+    assert serving(GET).next().upgrades_to is None
 
 
 # ── what is refused ────────────────────────────────────────────────────────────
@@ -474,7 +479,8 @@ def test_wishes_come_in_order_and_once() -> None:
     assert all(isinstance(wish, Transmit) for wish in transmits)
     assert last == Shut(2)
     assert list(server.wishes()) == []
-    assert Close(2) != Drop(2)
+    drop: object = Drop(2)
+    assert Close(2) != drop
 
 
 WIRES = [

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import tarfile
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -281,9 +283,9 @@ def pax_sparse(stretches: list[tuple[int, bytes]], real_size: int, version: str)
     return pax(*records) + header(b"GNUSparseFile.0/s", at_124=b"%011o\0" % len(data)) + padded(data)
 
 
-FORMS = {
+FORMS: dict[str, Callable[[list[tuple[int, bytes]], int], bytes]] = {
     "old": old_sparse,
-    **{form: (lambda pieces, size, form=form: pax_sparse(pieces, size, form)) for form in ("0.0", "0.1", "1.0")},
+    **{form: partial(pax_sparse, version=form) for form in ("0.0", "0.1", "1.0")},
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from registry_tools import BASIC, Gives, Outcome, asks, bearer, breaks, gives, play, registry, sha256, token_url
+from registry_tools import BASIC, Asks, Gives, Outcome, asks, bearer, breaks, gives, play, registry, sha256, token_url
 
 from towline.core import Body, Broken, Head, Limits, Note
 from towline.core.layer import BlobPlan
@@ -30,7 +30,7 @@ def part(start: int, data: bytes, *, total: str = "6", cut: str | None = None, *
 
 def test_whole() -> None:
     done = download(
-        asks(AT, **{"accept-encoding": "identity", "range": None}),
+        Asks(AT, headers={"accept-encoding": "identity", "range": None}),
         gives(200, {"content-length": "6"}, b"abc", b"def"),
     )
     assert (done.value.digest, done.value.size) == (sha256(DATA), 6)
@@ -51,7 +51,7 @@ def test_progress_is_told_for_each_mebibyte() -> None:
     data = bytes(3 << 20)
     pieces = [data[at : at + 65536] for at in range(0, len(data), 65536)]
     done = download(asks(f"/v2/a/b/blobs/{sha256(data)}"), gives(200, None, *pieces), data=data, keep=False)
-    assert [event.done_bytes for event in done.events] == [1 << 20, 2 << 20, 3 << 20]
+    assert [event.done_bytes for event in done.all_of(Progress)] == [1 << 20, 2 << 20, 3 << 20]
 
 
 def test_resumed_with_a_range() -> None:
@@ -63,6 +63,7 @@ def test_resumed_with_a_range() -> None:
     assert done.stored == {1: DATA}
     assert len(done.sleeps) == 1
     note = done.events[0]
+    assert isinstance(note, Note)
     assert (note.event, note.fields["have_bytes"]) == ("registry.resume", 3)
 
 

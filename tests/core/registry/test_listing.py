@@ -66,7 +66,8 @@ def test_a_short_page_with_a_link_is_not_the_end() -> None:
 
 
 def test_null_is_an_empty_list() -> None:
-    for body in ({"tags": None}, {}, {"tags": []}):
+    bodies: tuple[dict[str, list[str] | None], ...] = ({"tags": None}, {}, {"tags": []})
+    for body in bodies:
         assert tags(asks(f"{TAGS}?n=100"), gives(json=body)).value.complete
     done = play(list_catalogue(registry()), asks("/v2/_catalog?n=100"), gives(json={"repositories": None}))
     assert done.value.items == ()

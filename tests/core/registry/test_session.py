@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from registry_tools import ANY, BASIC, PASSWORD, REALM, Outcome, asks, bearer, breaks, gives, play, registry, token_url
 
-from towline.core import LIMITS, Limits, RemoteProtocolError, Secret
+from towline.core import LIMITS, Limits, Note, RemoteProtocolError, Secret
 from towline.core.registry import Credentials, Registry, list_catalogue, list_tags, ping
 from towline.core.registry._access import Ask, ask
 from towline.core.registry._send import Want
@@ -299,7 +299,7 @@ def test_retries_with_growing_waits(status: int) -> None:
     done = tags(registry(), *answers, asks(TAGS), gives(json=PAGE))
     assert done.value.items == ("1",)
     assert len(done.sleeps) == 4
-    assert [(note.event, note.fields["why"]) for note in done.events] == [("registry.retry", str(status))] * 4
+    assert [(note.event, note.fields["why"]) for note in done.all_of(Note)] == [("registry.retry", str(status))] * 4
     assert all(0 <= wait <= min(8.0, 0.5 * 2**at) for at, wait in enumerate(done.sleeps))
 
 

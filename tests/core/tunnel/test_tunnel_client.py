@@ -544,6 +544,7 @@ def test_the_ways_a_connection_ends(ending: str) -> None:
     server = Server()
     link = server.open()
     handle = server.client.emit("x", [], ack=True, now=0.0)
+    assert handle is not None
     server.drain()
     if ending == "close frame":
         server.tell(Received(link, frame(CLOSE, b"\x03\xe8")))

@@ -226,7 +226,8 @@ def test_control_messages() -> None:
     assert json.loads(primus.tell_id("abc")) == "primus::id::abc"
     for odd in ("primus::ping::", "primus::ping::1e5", "primus::ping::" + "9" * 17, "primus::x", "primus::ping::٣"):
         assert primus.read_control(odd) == primus.Control("unknown")
-    for data in (None, 7, "hello", {"type": 0}, []):
+    others: tuple[object, ...] = (None, 7, "hello", {"type": 0}, [])
+    for data in others:
         assert primus.read_control(data) is None
 
 
