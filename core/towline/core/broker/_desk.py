@@ -54,9 +54,6 @@ class Visit:
         self.pieces: list[bytes] = []
         self.size = 0
 
-    def __repr__(self) -> str:
-        return f"Visit({self.number}, link={self.link}, {self.head.method})"
-
 
 class Came(Record, frozen=True):
     """A whole request is here."""
@@ -148,18 +145,16 @@ class Desk:
     def handle(self, fact: Received | Ended | Lost, now: Instant) -> None:
         """Take a fact about one of these links."""
         seat = self._seats[fact.link]
-        if type(fact) is Received:
+        if isinstance(fact, Received):
             seat.connection.received(fact.data, now)
         elif isinstance(fact, Ended):
             seat.connection.ended(now)
-        elif isinstance(fact, Lost):
+        else:
             seat.connection.lost(fact.why)
         self._settle(seat, now)
 
     def wake(self, now: Instant) -> None:
         for seat in self._alarms.due(now):
-            if self._seats.get(seat.connection.link) is not seat:
-                continue
             if seat.body_until is not None and now >= seat.body_until:
                 self._too_slow(seat, now)
             else:

@@ -313,6 +313,8 @@ class BrokerServer:
             if not self._desk.begin(visit, fact.status, plain, content_length(announced), now=now):
                 raise LocalProtocolError("expected an answer that has not begun, with headers that can be written")
             return
+        if isinstance(fact, Answer) and not self._desk.waits(visit):
+            raise LocalProtocolError("expected an answer to a request that waits for one, got a second one")
         del self._asked[fact.exchange]
         if isinstance(fact, Answer):
             self._desk.respond(visit, fact.status, _plain(fact.headers), fact.body, now=now)
