@@ -10,7 +10,7 @@ from towline.core._contract import Data, Instant, Record
 from towline.core._entropy import Entropy
 from towline.core._errors import LocalProtocolError, RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
-from towline.core._script import Body, Broken, Tail
+from towline.core._script import Body, Tail
 from towline.core._wire import Accepted, Ended, Lost, Received
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._ids import request_id_of
@@ -238,10 +238,8 @@ class Desk:
             seat.connection.cut()
             self._settle(seat, now)
 
-    def hand_over(self, visit: Visit) -> bytes | None:
-        """Give the link away to another protocol and return what came behind the request; None if it is gone."""
-        if not self.waits(visit):
-            return None
+    def hand_over(self, visit: Visit) -> bytes:
+        """Give the link of a request that waits away to another protocol, and return what came behind the request."""
         seat = self._seats.pop(visit.link)
         self._alarms.set(seat, None)
         return seat.connection.upgrade()
@@ -261,7 +259,7 @@ class Desk:
                 self._head(seat, event, now)
             elif isinstance(event, Tail):
                 self._tail(seat)
-            elif isinstance(event, Broken) and seat.visit is not None:
+            else:
                 self._leave(seat)
         self._wishes.extend(connection.wishes())
         if connection.closed:
@@ -296,8 +294,7 @@ class Desk:
 
     def _body(self, seat: _Seat, data: Data, now: Instant) -> None:
         visit = seat.visit
-        if visit is None:
-            return
+        assert visit is not None  # a connection hands out nothing of a request that is answered
         if visit.limit is None:
             seat.body_until = now + self._stream_silence
             self._events.append(Piece(visit, data))
@@ -312,8 +309,7 @@ class Desk:
     def _tail(self, seat: _Seat) -> None:
         seat.body_until = None
         visit = seat.visit
-        if visit is None:
-            return
+        assert visit is not None
         if visit.limit is None:
             self._events.append(Over(visit))
             return

@@ -193,6 +193,7 @@ class Outgoing:
             self._events_of(line, Drop(line.link), now)
         elif isinstance(fact, Opened):
             line.opened = True
+            self._alarms.set(line, None)
             if line.errand is not None:
                 line.errand.kept = None
         elif isinstance(fact, Ended):
@@ -215,7 +216,7 @@ class Outgoing:
                     self._break(thing, Broken(f"no progress in {thing.patience:g} s", "timeout", sent=line.opened))
             elif thing.errand is None:
                 self._remove(thing, Close(thing.link))
-            elif not thing.opened:
+            else:
                 self._wishes.append(Drop(thing.link))
                 why = f"no connection in {self._limits.time_connect:g} s"
                 self._not_opened(thing, thing.errand, Lost(thing.link, why, "timeout"), now)

@@ -83,7 +83,8 @@ def _fill(document: dict[str, Json], path: str, variables: Variables) -> None:
         return
     if isinstance(place, dict):
         place[last] = expand_listed(value, variables)
-    elif isinstance(place, list):
+    else:
+        assert isinstance(place, list)
         place[int(last)] = expand_listed(value, variables)
 
 
