@@ -73,6 +73,7 @@ lint: .venv/.dev
 types: .venv/.dev
 	@echo "── mypy --strict"
 	@$(BIN)/mypy
+	@$(BIN)/mypy examples bench fuzz tests
 
 imports: .venv/.dev
 	@echo "── imports run down only"

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import subprocess
+from collections.abc import Awaitable, Callable
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import anyio
 import trio
@@ -20,10 +23,10 @@ class Loop:
         self.open_pump = module.open_pump
         self.perform = module.perform
 
-    def run(self, main, seconds=30.0):
+    def run(self, main: Callable[[], Awaitable[Any]], seconds: float = 30.0) -> Any:
         """Run `main` to its end, with a limit."""
 
-        async def limited():
+        async def limited() -> Any:
             with anyio.fail_after(seconds):
                 return await main()
 
@@ -35,7 +38,9 @@ class Loop:
 LOOPS = [Loop("trio", on_trio), Loop("asyncio", on_asyncio)]
 
 
-def make_certificate(folder, name="localhost", alternatives="DNS:localhost,IP:127.0.0.1"):
+def make_certificate(
+    folder: Path, name: str = "localhost", alternatives: str = "DNS:localhost,IP:127.0.0.1"
+) -> tuple[str, str]:
     """Make a self-signed certificate and its key; return their paths."""
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
     make = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]

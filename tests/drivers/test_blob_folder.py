@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import stat
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,11 +23,11 @@ def digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def files(path):
+def files(path: Any) -> Any:
     return sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
 
 
-def test_a_blob_has_its_name_only_when_committed(tmp_path):
+def test_a_blob_has_its_name_only_when_committed(tmp_path: Path) -> None:
     store = OciLayoutStore(tmp_path / "image")
     name = digest(b"layer")
     sink = store.open(Named(name))
@@ -40,7 +42,7 @@ def test_a_blob_has_its_name_only_when_committed(tmp_path):
     assert files(tmp_path) == [f"image/blobs/sha256/{name[7:]}"]
 
 
-def test_an_aborted_blob_leaves_nothing(tmp_path):
+def test_an_aborted_blob_leaves_nothing(tmp_path: Path) -> None:
     store = OciLayoutStore(tmp_path)
     sink = store.open(Named(digest(b"x")))
     sink.write(b"wrong")
@@ -49,14 +51,14 @@ def test_an_aborted_blob_leaves_nothing(tmp_path):
     assert files(tmp_path) == []
 
 
-def test_a_blob_that_is_there_is_replaced(tmp_path):
+def test_a_blob_that_is_there_is_replaced(tmp_path: Path) -> None:
     store = OciLayoutStore(tmp_path)
     store.keep(digest(b"x"), b"x")
     store.keep(digest(b"x"), b"x")
     assert store.blob(digest(b"x")).read_bytes() == b"x"
 
 
-def test_files_are_as_open_as_the_umask_lets_them(tmp_path):
+def test_files_are_as_open_as_the_umask_lets_them(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         store = OciLayoutStore(tmp_path)
@@ -85,21 +87,21 @@ def test_files_are_as_open_as_the_umask_lets_them(tmp_path):
         "/etc/passwd",
     ],
 )
-def test_only_a_digest_becomes_a_file_name(tmp_path, name):
+def test_only_a_digest_becomes_a_file_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(TowlineError) as caught:
         OciLayoutStore(tmp_path).open(Named(name))
     assert caught.value.kind == "invalid-reference"
     assert files(tmp_path) == []
 
 
-def test_documents_are_proved(tmp_path):
+def test_documents_are_proved(tmp_path: Path) -> None:
     with pytest.raises(TowlineError) as caught:
         OciLayoutStore(tmp_path).keep(digest(b"a"), b"b")
     assert caught.value.kind == "digest-mismatch"
     assert files(tmp_path) == []
 
 
-def test_the_layout_documents(tmp_path):
+def test_the_layout_documents(tmp_path: Path) -> None:
     store = OciLayoutStore(tmp_path)
     manifest = {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": digest(b"m"), "size": 1}
     store.finish([manifest], {"org.opencontainers.image.ref.name": "latest"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
 
@@ -17,13 +19,13 @@ def anyio_backend() -> str:
 
 @pytest.mark.trio
 @pytest.mark.parametrize("check", testing.CHECKS, ids=names)
-async def test_trio(check):
+async def test_trio(check: Any) -> None:
     with anyio.fail_after(60):
         await check(on_trio.open_pump)
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("check", testing.CHECKS, ids=names)
-async def test_asyncio(check):
+async def test_asyncio(check: Any) -> None:
     with anyio.fail_after(60):
         await check(on_asyncio.open_pump)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -68,7 +69,7 @@ PRIVATE = [
 PUBLIC = ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808", "134744072"]
 
 
-def refused(guard: Guard, purpose, addresses, host="example.org", port=443) -> str | None:
+def refused(guard: Guard, purpose: Any, addresses: Any, host: str = "example.org", port: int = 443) -> str | None:
     """Return why the guard refuses, or None."""
     try:
         guard.judge(purpose, host, port, addresses)
@@ -78,7 +79,7 @@ def refused(guard: Guard, purpose, addresses, host="example.org", port=443) -> s
 
 
 @pytest.mark.parametrize("address", NEVER)
-def test_some_are_never_dialled(address):
+def test_some_are_never_dialled(address: Any) -> None:
     everything = Guard(origins([("example.org", 443)]), ("0.0.0.0/0", "::/0"))
     for purpose in ("configured", "untrusted"):
         message = refused(everything, purpose, [address])
@@ -87,7 +88,7 @@ def test_some_are_never_dialled(address):
 
 
 @pytest.mark.parametrize("address", PRIVATE)
-def test_private_ones_only_when_they_are_meant(address):
+def test_private_ones_only_when_they_are_meant(address: Any) -> None:
     assert refused(Guard(), "untrusted", [address])
     assert refused(Guard(), "configured", [address]) is None
     assert refused(Guard(origins([("Example.ORG.", 443)])), "untrusted", [address]) is None
@@ -96,11 +97,11 @@ def test_private_ones_only_when_they_are_meant(address):
 
 
 @pytest.mark.parametrize("address", PUBLIC)
-def test_public_ones_are_free(address):
+def test_public_ones_are_free(address: Any) -> None:
     assert refused(Guard(), "untrusted", [address]) is None
 
 
-def test_a_listed_network_is_that_network():
+def test_a_listed_network_is_that_network() -> None:
     guard = Guard(networks=("127.0.0.1/32", "127.0.0.2/32", "fd00:1::/64"))
     assert refused(guard, "untrusted", ["127.0.0.1"]) is None
     assert refused(guard, "untrusted", ["::ffff:127.0.0.2"]) is None
@@ -110,24 +111,24 @@ def test_a_listed_network_is_that_network():
     assert refused(guard, "untrusted", ["fd00:2::5"])
 
 
-def test_a_network_that_cannot_be_read_is_said_at_once():
+def test_a_network_that_cannot_be_read_is_said_at_once() -> None:
     with pytest.raises(TowlineError, match=r"10\.0\.0\.0/8, got '10\.0\.0'"):
         Guard(networks=("10.0.0",))
     assert refused(Guard(networks=("10.0.0.7/8",)), "untrusted", ["10.9.9.9"]) is None
 
 
-def test_one_bad_address_among_good_ones_is_enough():
+def test_one_bad_address_among_good_ones_is_enough() -> None:
     assert refused(Guard(), "untrusted", ["8.8.8.8", "10.0.0.1"])
     assert refused(Guard(), "untrusted", ["8.8.8.8", "169.254.169.254", "1.1.1.1"])
     assert refused(Guard(), "configured", ["10.0.0.1", "169.254.169.254"])
 
 
-def test_what_is_no_address_is_refused():
+def test_what_is_no_address_is_refused() -> None:
     assert refused(Guard(), "configured", ["not an address"])
 
 
 @given(st.text(alphabet="0123456789abcdefxX.", max_size=20))
-def test_spellings_are_read_as_the_system_reads_them(text):
+def test_spellings_are_read_as_the_system_reads_them(text: str) -> None:
     try:
         theirs = ipaddress.IPv4Address(socket.inet_aton(text))
     except OSError:
@@ -137,7 +138,7 @@ def test_spellings_are_read_as_the_system_reads_them(text):
 
 
 @given(st.ip_addresses())
-def test_every_address_has_a_verdict_that_its_spelling_does_not_change(address):
+def test_every_address_has_a_verdict_that_its_spelling_does_not_change(address: Any) -> None:
     verdict = refused(Guard(), "untrusted", [str(address)]) is None
     assert verdict == all(reach_of(face) == "public" for face in meanings(address))
     if address.version == 4:

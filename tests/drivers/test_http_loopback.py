@@ -9,14 +9,16 @@ import json
 import random
 import subprocess
 import threading
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import anyio
 import anyio.to_thread
 import pytest
-from drivers.loops import LOOPS
+from drivers.loops import LOOPS, Loop
 
-from towline.core import Body, Broken, RemoteProtocolError, Request, TowlineError, fetch, read, together
+from towline.core import Body, Broken, Head, RemoteProtocolError, Request, TowlineError, fetch, read, together
 from towline.core.http import (
     Answer,
     AnswerBody,
@@ -28,6 +30,7 @@ from towline.core.http import (
     Drain,
     Face,
     Gone,
+    ServerRequest,
     Url,
     fetch_following,
 )
@@ -37,43 +40,54 @@ BLOB = random.Random(7).randbytes(5_000_000)
 
 
 @pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
-def loop(request):
+def loop(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 # ── a courier against http.server ──────────────────────────────────────────────
+class Served(http.server.ThreadingHTTPServer):
+    """A server that remembers what it was asked."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int]) -> None:
+        super().__init__(address, Site)
+        self.seen: list[tuple[int, str, dict[str, str]]] = []
+
+
 class Site(http.server.BaseHTTPRequestHandler):
     """What the tests ask for, by path."""
 
     protocol_version = "HTTP/1.1"
+    server: Served
 
-    def do_GET(self):
+    def do_GET(self) -> None:
         self.server.seen.append((self.client_address[1], self.path, dict(self.headers)))
         getattr(self, "get_" + self.path.split("/")[1].split("?")[0])()
 
-    def do_POST(self):
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.reply(200, body[::-1])
 
-    def do_HEAD(self):
+    def do_HEAD(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "123456")
         self.end_headers()
 
-    def reply(self, status, body, **headers):
+    def reply(self, status: int, body: bytes, **headers: Any) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(body)
 
-    def get_small(self):
+    def get_small(self) -> None:
         self.reply(200, self.path.encode())
 
-    def get_blob(self):
+    def get_blob(self) -> None:
         self.reply(200, BLOB)
 
-    def get_chunked(self):
+    def get_chunked(self) -> None:
         self.send_response(200)
         self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -82,37 +96,35 @@ class Site(http.server.BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
         self.wfile.write(b"0\r\n\r\n")
 
-    def get_old(self):
+    def get_old(self) -> None:
         self.protocol_version = "HTTP/1.0"
         self.send_response(200)
         self.end_headers()
         self.wfile.write(BLOB)
         self.close_connection = True
 
-    def get_short(self):
+    def get_short(self) -> None:
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.end_headers()
         self.wfile.write(b"x" * 400)
         self.close_connection = True
 
-    def get_moved(self):
+    def get_moved(self) -> None:
         self.reply(307, b"over there", Location=f"http://127.0.0.2:{self.server.server_port}/small/elsewhere")
 
-    def get_leaves(self):
+    def get_leaves(self) -> None:
         """Answers as if the link were kept, and closes it."""
         self.reply(200, b"bye")
         self.close_connection = True
 
-    def log_message(self, *args):
+    def log_message(self, *args: Any) -> None:
         pass
 
 
 @contextmanager
-def served():
-    server = http.server.ThreadingHTTPServer(("0.0.0.0", 0), Site)
-    server.daemon_threads = True
-    server.seen = []
+def served() -> Iterator[Any]:
+    server = Served(("0.0.0.0", 0))
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     try:
@@ -124,16 +136,16 @@ def served():
 
 
 @pytest.fixture
-def site():
+def site() -> Iterator[Any]:
     with served() as made:
         yield made
 
 
-def whole(request):
+def whole(request: Request) -> Any:
     """Fetch a document; return status and body, or fail with what stood in the way."""
     head = yield from fetch(request)
     body = []
-    piece = head
+    piece: Any = head
     while True:
         if isinstance(piece, Broken):
             raise RemoteProtocolError(piece.kind, piece.why)
@@ -141,19 +153,20 @@ def whole(request):
         if isinstance(piece, Body):
             body.append(bytes(piece.data))
         elif not isinstance(piece, Broken):
+            assert isinstance(head, Head)
             return head.status, b"".join(body)
 
 
-def carry(loop, steps, *, networks=(), **settings):
+def carry(loop: Loop, steps: Any, *, networks: Any = (), **settings: Any) -> Any:
     """Run a script over real links."""
 
-    async def main():
+    async def main() -> Any:
         return await loop.perform(Courier(steps, **settings), dialer=Dialer(guard=Guard(networks=networks)))
 
     return loop.run(main)
 
 
-def in_turn(*steps):
+def in_turn(*steps: Any) -> Any:
     values = []
     for step in steps:
         values.append((yield from step))
@@ -161,13 +174,13 @@ def in_turn(*steps):
 
 
 @pytest.mark.parametrize("path", ["/blob", "/chunked", "/old"])
-def test_a_body_arrives_whole_however_it_is_framed(loop, site, path):
+def test_a_body_arrives_whole_however_it_is_framed(loop: Loop, site: Any, path: Any) -> None:
     status, body = carry(loop, whole(Request("GET", site[1] + path)))
     assert (status, len(body)) == (200, len(BLOB))
     assert hashlib.sha256(body).digest() == hashlib.sha256(BLOB).digest()
 
 
-def test_post_and_head(loop, site):
+def test_post_and_head(loop: Loop, site: Any) -> None:
     post, head = carry(
         loop,
         in_turn(whole(Request("POST", site[1] + "/", body=b"hello" * 1000)), whole(Request("HEAD", site[1] + "/"))),
@@ -176,19 +189,19 @@ def test_post_and_head(loop, site):
     assert head == (200, b"")
 
 
-def test_links_are_kept(loop, site):
+def test_links_are_kept(loop: Loop, site: Any) -> None:
     server, base = site
     values = carry(loop, in_turn(*(whole(Request("GET", f"{base}/small/{number}")) for number in range(10))))
     assert [body for _, body in values] == [f"/small/{number}".encode() for number in range(10)]
     assert len({port for port, _, _ in server.seen}) <= 2
 
 
-def test_links_that_the_server_closed_are_replaced(loop, site):
+def test_links_that_the_server_closed_are_replaced(loop: Loop, site: Any) -> None:
     values = carry(loop, in_turn(*(whole(Request("GET", site[1] + "/leaves")) for _ in range(6))))
     assert values == [(200, b"bye")] * 6
 
 
-def test_many_at_once(loop, site):
+def test_many_at_once(loop: Loop, site: Any) -> None:
     server, base = site
     steps = [whole(Request("GET", f"{base}/blob")) for _ in range(6)]
     values = carry(loop, together(steps, 3))
@@ -196,25 +209,25 @@ def test_many_at_once(loop, site):
     assert len({port for port, _, _ in server.seen}) <= 6
 
 
-def test_a_short_body_is_told(loop, site):
+def test_a_short_body_is_told(loop: Loop, site: Any) -> None:
     with pytest.raises(TowlineError) as caught:
         carry(loop, whole(Request("GET", site[1] + "/short")))
     assert caught.value.kind == "registry-unreachable"
     assert "expected 1000 bytes of body, got 400" in caught.value.message
 
 
-def test_nobody_there(loop, free_port):
+def test_nobody_there(loop: Loop, free_port: Callable[[], int]) -> None:
     with pytest.raises(TowlineError) as caught:
         carry(loop, whole(Request("GET", f"http://127.0.0.1:{free_port()}/?sig=hunter2")))
     assert caught.value.kind == "registry-unreachable"
     assert "hunter2" not in caught.value.message
 
 
-def test_a_redirect_leaves_the_login_behind_and_passes_the_guard(loop, site):
+def test_a_redirect_leaves_the_login_behind_and_passes_the_guard(loop: Loop, site: Any) -> None:
     server, base = site
     request = Request("GET", base + "/moved", (("Authorization", "Basic eDp5"), ("X-Kept", "1")))
 
-    def steps():
+    def steps() -> Any:
         return (yield from fetch_following(request, secure_from=Url.parse(base)))
 
     head, url = carry(loop, steps(), networks=("127.0.0.2/32",))
@@ -228,15 +241,15 @@ def test_a_redirect_leaves_the_login_behind_and_passes_the_guard(loop, site):
 
 
 # ── a face against other clients ───────────────────────────────────────────────
-def served_by_a_face(loop, client, answer):
+def served_by_a_face(loop: Loop, client: Any, answer: Any) -> Any:
     """Run `client(port)` in a thread against a face whose requests `answer` turns into commands; return its value."""
 
-    async def main():
+    async def main() -> Any:
         async with loop.open_pump(Face(), listeners={"api": Listener()}) as pump:
             result = []
             gone = []
 
-            async def ask():
+            async def ask() -> None:
                 result.append(await anyio.to_thread.run_sync(client, pump.ports["api"]))
                 pump.tell(Drain())
 
@@ -254,7 +267,7 @@ def served_by_a_face(loop, client, answer):
     return loop.run(main)
 
 
-def echo(exchange, request):
+def echo(exchange: int, request: ServerRequest) -> Iterator[Any]:
     """Answer with what was asked; /streamed and /cut in pieces."""
     if request.path == "/streamed":
         yield AnswerHead(exchange, 200)
@@ -270,8 +283,8 @@ def echo(exchange, request):
         yield Answer(exchange, 200, (("Content-Type", "application/json"),), json.dumps(told).encode())
 
 
-def test_a_face_for_http_client(loop):
-    def client(port):
+def test_a_face_for_http_client(loop: Loop) -> None:
+    def client(port: int) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         answers = []
         for method, path, body in (
@@ -296,8 +309,8 @@ def test_a_face_for_http_client(loop):
     assert gone == []
 
 
-def test_a_cut_is_seen(loop):
-    def client(port):
+def test_a_cut_is_seen(loop: Loop) -> None:
+    def client(port: int) -> Any:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         with closing(connection):
             connection.request("GET", "/cut")
@@ -312,10 +325,10 @@ def test_a_cut_is_seen(loop):
     assert value in ("IncompleteRead", "ConnectionResetError")
 
 
-def test_a_face_for_curl(loop, peer):
+def test_a_face_for_curl(loop: Loop, peer: Any) -> None:
     curl = peer("curl")
 
-    def client(port):
+    def client(port: int) -> Any:
         base = f"http://127.0.0.1:{port}"
         run = [curl, "--silent", "--show-error", "--max-time", "20"]
         # Two over one link; a body that curl announces with Expect; one that is too large; one old protocol.
@@ -342,15 +355,15 @@ def test_a_face_for_curl(loop, peer):
     assert old == BLOB
 
 
-def test_an_asker_that_leaves_is_told(loop):
-    def client(port):
+def test_an_asker_that_leaves_is_told(loop: Loop) -> None:
+    def client(port: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
         with closing(connection):
             connection.request("GET", "/streamed")
             with connection.getresponse() as response:
                 response.read(10)
 
-    def endless(exchange, request):
+    def endless(exchange: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
         yield AnswerHead(exchange, 200)
         for _ in range(40):
             yield AnswerBody(exchange, BLOB)

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import anyio
 import pytest
-from drivers.loops import LOOPS
+from drivers.loops import LOOPS, Loop
 
 from towline.core import Accepted, Drained, Received, Share, Transmit
 from towline.drivers import Listener, testing
 
 
 @pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
-def loop(request):
+def loop(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 class Fanning(testing.Small):
     """Passes what comes on its first link on to its second; the first is shared if `shares`."""
 
-    def __init__(self, shares):
+    def __init__(self, shares: Any) -> None:
         super().__init__()
         self.shares = shares
-        self.links = []
-        self.drained = []
+        self.links: list[Any] = []
+        self.drained: list[Any] = []
 
-    def take(self, fact, now):
+    def take(self, fact: Any, now: float) -> None:
         if isinstance(fact, Accepted):
             self.links.append(fact.link)
             if len(self.links) == 1 and self.shares:
@@ -36,10 +38,10 @@ class Fanning(testing.Small):
 
 
 @pytest.mark.parametrize("shares", [True, False])
-def test_what_left_at_once_is_told_after_a_shared_turn_only(loop, shares):
+def test_what_left_at_once_is_told_after_a_shared_turn_only(loop: Loop, shares: Any) -> None:
     machine = Fanning(shares)
 
-    async def main():
+    async def main() -> None:
         async with loop.open_pump(machine, listeners={"in": Listener()}) as pump:
             async with await anyio.connect_tcp("127.0.0.1", pump.ports["in"]) as one:
                 while len(machine.links) < 1:

@@ -7,9 +7,11 @@ import socket
 import ssl
 import threading
 from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
-from drivers.loops import LOOPS, make_certificate
+from drivers.loops import LOOPS, Loop, make_certificate
 
 from towline.core import (
     Accepted,
@@ -30,17 +32,17 @@ from towline.drivers._tls import Tls, client_context, server_context
 
 
 @pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
-def loop(request):
+def loop(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture
-def trusting(certificate):
+def trusting(certificate: tuple[str, str]) -> Any:
     return Dialer(tls=TlsSettings(ca_files=(certificate[0],)))
 
 
@@ -52,7 +54,7 @@ class Asks(testing.Small):
         self.heard: list[bytes] = []
         self.wish(Open(1, host, port, True), Transmit(1, words), Shut(1))
 
-    def take(self, fact, now):
+    def take(self, fact: Any, now: float) -> None:
         if isinstance(fact, Received):
             self.heard.append(bytes(fact.data))
         elif isinstance(fact, Ended | Lost):
@@ -60,19 +62,19 @@ class Asks(testing.Small):
 
 
 class Echo(testing.Small):
-    def take(self, fact, now):
+    def take(self, fact: Any, now: float) -> None:
         if isinstance(fact, Received):
             self.wish(Transmit(fact.link, fact.data))
         elif isinstance(fact, Ended):
             self.wish(Shut(fact.link), Close(fact.link))
 
 
-def serve_stdlib(crowd, certificate, play):
+def serve_stdlib(crowd: Any, certificate: tuple[str, str], play: Any) -> Any:
     """A TLS server of the standard library in a thread."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
 
-    def shake(sock):
+    def shake(sock: socket.socket) -> None:
         with context.wrap_socket(sock, server_side=True) as secure:
             play(secure)
 
@@ -80,10 +82,11 @@ def serve_stdlib(crowd, certificate, play):
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
-def test_a_server_of_the_standard_library(loop, certificate, trusting, host):
+def test_a_server_of_the_standard_library(loop: Loop, certificate: tuple[str, str], trusting: Any, host: str) -> None:
     heard = []
 
-    def play(sock):
+    def play(sock: socket.socket) -> None:
+        assert isinstance(sock, ssl.SSLSocket)
         heard.append(sock.recv(100))
         sock.sendall(b"answer")
         sock.unwrap()
@@ -94,8 +97,8 @@ def test_a_server_of_the_standard_library(loop, certificate, trusting, host):
     assert (heard, answer, end) == ([b"question"], b"answer", Ended(1))
 
 
-def test_an_end_without_close_notify_is_an_end(loop, certificate, trusting):
-    def play(sock):
+def test_an_end_without_close_notify_is_an_end(loop: Loop, certificate: tuple[str, str], trusting: Any) -> None:
+    def play(sock: socket.socket) -> None:
         sock.sendall(b"answer")
         sock.recv(100)
         sock.shutdown(socket.SHUT_RDWR)
@@ -105,18 +108,18 @@ def test_an_end_without_close_notify_is_an_end(loop, certificate, trusting):
         assert loop.run(lambda: loop.perform(Asks(port, b"q"), dialer=trusting)) == (b"answer", Ended(1))
 
 
-def test_a_client_of_the_standard_library(loop, certificate):
+def test_a_client_of_the_standard_library(loop: Loop, certificate: tuple[str, str]) -> None:
     listeners = {"tls": Listener(tls_cert=certificate[0], tls_key=certificate[1])}
     context = ssl.create_default_context(cafile=certificate[0])
     got = []
 
-    def play(sock):
+    def play(sock: socket.socket) -> None:
         with context.wrap_socket(sock, server_hostname="localhost") as secure:
             secure.sendall(b"hello")
             got.append(secure.recv(100))
             secure.unwrap()
 
-    async def main():
+    async def main() -> Any:
         machine = Echo()
         async with loop.open_pump(machine, listeners=listeners) as pump:
             crowd.dial(pump.ports["tls"], play)
@@ -129,11 +132,11 @@ def test_a_client_of_the_standard_library(loop, certificate):
     assert [type(fact) for fact in machine.facts] == [Wake, Accepted, Received, Ended]
 
 
-def test_8_mib_both_ways_between_our_own_two_sides(loop, certificate, trusting):
+def test_8_mib_both_ways_between_our_own_two_sides(loop: Loop, certificate: tuple[str, str], trusting: Any) -> None:
     words = os.urandom(8 << 20)
     listeners = {"tls": Listener("localhost", tls_cert=certificate[0], tls_key=certificate[1])}
 
-    async def main():
+    async def main() -> Any:
         async with loop.open_pump(Echo(), listeners=listeners) as pump:
             return await loop.perform(Asks(pump.ports["tls"], words), dialer=trusting)
 
@@ -142,12 +145,15 @@ def test_8_mib_both_ways_between_our_own_two_sides(loop, certificate, trusting):
     assert testing.digest(heard) == testing.digest(words)
 
 
-def test_what_is_not_trusted_is_lost_with_its_name(loop, certificate):
-    async def lost(dialer, host="localhost"):
+def test_what_is_not_trusted_is_lost_with_its_name(loop: Loop, certificate: tuple[str, str]) -> None:
+    port = 0
+    listeners = {"tls": Listener("localhost", tls_cert=certificate[0], tls_key=certificate[1])}
+
+    async def lost(dialer: Any, host: str = "localhost") -> Any:
         _, end = await loop.perform(Asks(port, b"secret", host), dialer=dialer)
         return end
 
-    async def main():
+    async def main() -> Any:
         nonlocal port
         machine = Echo()
         async with loop.open_pump(machine, listeners=listeners) as pump:
@@ -164,8 +170,6 @@ def test_what_is_not_trusted_is_lost_with_its_name(loop, certificate):
         assert b"secret" not in b"".join(bytes(fact.data) for fact in machine.facts[:-2] if isinstance(fact, Received))
         return found
 
-    port = 0
-    listeners = {"tls": Listener("localhost", tls_cert=certificate[0], tls_key=certificate[1])}
     unknown, rootless, misnamed, insecure = loop.run(main)
     for fact in (unknown, rootless):
         assert fact.kind == "tls-error"
@@ -177,32 +181,37 @@ def test_what_is_not_trusted_is_lost_with_its_name(loop, certificate):
     assert insecure == Ended(1)
 
 
-def test_a_peer_that_speaks_no_tls(loop, trusting):
+def refuses(sock: socket.socket) -> None:
+    sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    testing.read_all(sock)
+
+
+def test_a_peer_that_speaks_no_tls(loop: Loop, trusting: Any) -> None:
     with testing.peers() as crowd:
-        port = crowd.serve(lambda sock: (sock.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n"), testing.read_all(sock)))
+        port = crowd.serve(refuses)
         _, end = loop.run(lambda: loop.perform(Asks(port, b"q"), dialer=trusting))
     assert end.kind == "tls-error"
     assert "handshake" in end.why
 
 
-def test_a_peer_that_leaves_in_the_handshake(loop, trusting):
+def test_a_peer_that_leaves_in_the_handshake(loop: Loop, trusting: Any) -> None:
     with testing.peers() as crowd:
         port = crowd.serve(lambda sock: sock.recv(10))
         _, end = loop.run(lambda: loop.perform(Asks(port, b"q"), dialer=trusting))
     assert end.kind == "registry-unreachable"
 
 
-def test_one_who_knocks_without_tls_is_not_told(loop, certificate):
+def test_one_who_knocks_without_tls_is_not_told(loop: Loop, certificate: tuple[str, str]) -> None:
     listeners = {"tls": Listener(tls_cert=certificate[0], tls_key=certificate[1])}
 
-    def silent(sock):
+    def silent(sock: socket.socket) -> None:
         assert testing.read_all(sock) == b""
 
-    def plain(sock):
+    def plain(sock: socket.socket) -> None:
         sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
         testing.read_all(sock)
 
-    async def main():
+    async def main() -> Any:
         machine = Echo()
         async with loop.open_pump(machine, listeners=listeners, dialer=Dialer(connect_seconds=0.3)) as pump:
             crowd.dial(pump.ports["tls"], silent)
@@ -214,12 +223,12 @@ def test_one_who_knocks_without_tls_is_not_told(loop, certificate):
         assert [type(fact) for fact in loop.run(main)] == [Wake]
 
 
-def test_files_that_cannot_be_used_are_named(loop, certificate, tmp_path):
+def test_files_that_cannot_be_used_are_named(loop: Loop, certificate: tuple[str, str], tmp_path: Path) -> None:
     empty = tmp_path / "empty.pem"
     empty.write_text("nothing")
     for listener in (Listener(tls_cert=str(empty), tls_key=certificate[1]), Listener(tls_cert=str(tmp_path / "none"))):
 
-        async def main(listener=listener):
+        async def main(listener: Any = listener) -> None:
             async with loop.open_pump(Echo(), listeners={"a": Listener(), "tls": listener}):
                 pass
 
@@ -232,11 +241,11 @@ def test_files_that_cannot_be_used_are_named(loop, certificate, tmp_path):
     assert (end.kind, str(empty) in end.why) == ("invalid-configuration", True)
 
 
-def test_a_port_that_is_taken_is_named(loop):
+def test_a_port_that_is_taken_is_named(loop: Loop) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as taken:
         port = taken.getsockname()[1]
 
-        async def main():
+        async def main() -> None:
             async with loop.open_pump(Echo(), listeners={"a": Listener(port=port)}):
                 pass
 
@@ -245,13 +254,14 @@ def test_a_port_that_is_taken_is_named(loop):
 
 
 @pytest.mark.parametrize("cut", [1, 2, 7, 100, 100_000])
-def test_the_transform_is_blind_to_cuts(certificate, cut):
+def test_the_transform_is_blind_to_cuts(certificate: tuple[str, str], cut: Any) -> None:
     ours = Tls(client_context(TlsSettings((certificate[0],)), insecure=False), server_name="localhost")
     context = server_context(Listener(tls_cert=certificate[0], tls_key=certificate[1]))
+    assert context is not None
     theirs = Tls(context, server_name=None)
     words, heard, ended = os.urandom(40_000), b"", False
 
-    def carry(source, to):
+    def carry(source: Any, to: Any) -> Any:
         nonlocal heard, ended
         wire = source.output()
         for at in range(0, len(wire), cut):
@@ -277,19 +287,20 @@ def test_the_transform_is_blind_to_cuts(certificate, cut):
     assert heard == b"after your end"
 
 
-def test_old_tls_is_not_spoken(certificate):
+def test_old_tls_is_not_spoken(certificate: tuple[str, str]) -> None:
     for context in (
         client_context(TlsSettings(), insecure=True),
         server_context(Listener(tls_cert=certificate[0], tls_key=certificate[1])),
     ):
+        assert context is not None
         assert context.minimum_version == ssl.TLSVersion.TLSv1_2
 
 
-def test_the_opened_fact_comes_after_the_handshake(loop, certificate, trusting):
+def test_the_opened_fact_comes_after_the_handshake(loop: Loop, certificate: tuple[str, str], trusting: Any) -> None:
     go = threading.Event()
 
     class Watches(Asks):
-        def take(self, fact, now):
+        def take(self, fact: Any, now: float) -> None:
             if isinstance(fact, Opened):
                 assert go.is_set()
             super().take(fact, now)
@@ -297,7 +308,7 @@ def test_the_opened_fact_comes_after_the_handshake(loop, certificate, trusting):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(*certificate)
 
-    def play(sock):
+    def play(sock: socket.socket) -> None:
         threading.Event().wait(0.2)
         go.set()
         with context.wrap_socket(sock, server_side=True) as secure:

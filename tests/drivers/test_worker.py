@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import threading
-from typing import ClassVar
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import pytest
 
-from towline.core import Abandon, Begin, End, Feed, Plan, Proved, Refused, RemoteProtocolError, Store
+from towline.core import Abandon, Begin, Data, End, Feed, Plan, Proved, Refused, RemoteProtocolError, Store
 from towline.drivers import _worker
 from towline.drivers._worker import INLINE, RING, Streams
 
@@ -22,13 +23,13 @@ class Counting(Plan, frozen=True):
 class Count:
     threads: ClassVar[set[int]] = set()
 
-    def __init__(self, plan):
+    def __init__(self, plan: Any) -> None:
         self.plan = plan
         self.thread = threading.get_ident()
         Count.threads.add(self.thread)
         self.size = 0
 
-    def feed(self, data):
+    def feed(self, data: Data) -> None:
         assert threading.get_ident() == self.thread
         if self.plan.bad == "peer":
             raise RemoteProtocolError("bad-archive", "expected better")
@@ -36,7 +37,7 @@ class Count:
             raise KeyError("a fault of the analyser")
         self.size += len(data)
 
-    def end(self):
+    def end(self) -> Any:
         assert threading.get_ident() == self.thread
         return self.size
 
@@ -44,24 +45,24 @@ class Count:
 class Sinks:
     """A BlobStore whose sinks note what is done to them, and fail when told."""
 
-    def __init__(self, fails=None):
-        self.done = []
+    def __init__(self, fails: Any = None) -> None:
+        self.done: list[Any] = []
         self.fails = fails or {}
 
-    def open(self, plan):
+    def open(self, plan: Any) -> Any:
         self.note("open")
         return self
 
-    def write(self, data):
+    def write(self, data: Data) -> None:
         self.note("write")
 
-    def commit(self):
+    def commit(self) -> None:
         self.note("commit")
 
-    def abort(self):
+    def abort(self) -> None:
         self.note("abort")
 
-    def note(self, what):
+    def note(self, what: Any) -> None:
         self.done.append(what)
         if what in self.fails:
             raise OSError(self.fails[what], "no")
@@ -70,10 +71,10 @@ class Sinks:
 class Bench:
     """Streams without a loop: what is posted waits until `settle`."""
 
-    def __init__(self, store=None, most_threads=2):
-        self.facts = []
-        self.relieved = []
-        self.posted = []
+    def __init__(self, store: Any = None, most_threads: Any = 2) -> None:
+        self.facts: list[Any] = []
+        self.relieved: list[Any] = []
+        self.posted: list[Callable[[], None]] = []
         self.came = threading.Condition()
         self.streams = Streams(
             Count,
@@ -84,12 +85,12 @@ class Bench:
             most_threads=most_threads,
         )
 
-    def post(self, call):
+    def post(self, call: Any) -> None:
         with self.came:
             self.posted.append(call)
             self.came.notify()
 
-    def settle(self, done):
+    def settle(self, done: Any) -> None:
         """Run what the threads post until `done()`."""
         while not done():
             with self.came:
@@ -98,7 +99,7 @@ class Bench:
             for call in calls:
                 call()
 
-    def do(self, *wishes):
+    def do(self, *wishes: Any) -> None:
         for wish in wishes:
             if isinstance(wish, Begin):
                 self.streams.begin(wish)
@@ -107,25 +108,25 @@ class Bench:
             else:
                 self.streams.act(wish)
 
-    def stop(self):
+    def stop(self) -> None:
         gone = []
         self.streams.stop(lambda: gone.append(True))
         self.settle(lambda: gone)
 
 
 @pytest.fixture(params=[INLINE, INLINE + 1, None], ids=["inline", "thread", "unknown"])
-def expected(request):
+def expected(request: pytest.FixtureRequest) -> Any:
     return request.param
 
 
 @pytest.fixture
-def bench():
+def bench() -> Iterator[Any]:
     bench = Bench(Sinks())
     yield bench
     bench.stop()
 
 
-def test_a_stream_is_proved_once_and_its_bytes_are_kept(bench, expected):
+def test_a_stream_is_proved_once_and_its_bytes_are_kept(bench: Any, expected: Any) -> None:
     bench.do(Begin(7, Counting(), expected), Feed(7, b"ab"), Store(7, b"ab"), Feed(7, b"c"), Store(7, b"c"), End(7))
     bench.settle(lambda: bench.facts)
     assert bench.facts == [Proved(7, 3)]
@@ -134,7 +135,7 @@ def test_a_stream_is_proved_once_and_its_bytes_are_kept(bench, expected):
     assert bench.facts == [Proved(7, 3)]
 
 
-def test_only_the_small_run_on_the_loop(expected):
+def test_only_the_small_run_on_the_loop(expected: Any) -> None:
     Count.threads = set()
     bench = Bench()
     bench.do(Begin(1, Counting(), expected), Feed(1, b"x"), End(1))
@@ -144,7 +145,7 @@ def test_only_the_small_run_on_the_loop(expected):
 
 
 @pytest.mark.parametrize(("bad", "kind"), [("peer", "bad-archive"), ("ours", "internal")])
-def test_a_refusal_comes_at_once_and_throws_the_bytes_away(bench, expected, bad, kind):
+def test_a_refusal_comes_at_once_and_throws_the_bytes_away(bench: Any, expected: Any, bad: Any, kind: Any) -> None:
     bench.do(Begin(1, Counting(bad), expected), Store(1, b"x"), Feed(1, b"x"))
     bench.settle(lambda: bench.facts)
     (fact,) = bench.facts
@@ -164,7 +165,7 @@ def test_a_refusal_comes_at_once_and_throws_the_bytes_away(bench, expected, bad,
         ("commit", errno.EIO, "internal"),
     ],
 )
-def test_a_disk_that_fails_refuses_the_stream(expected, where, number, kind):
+def test_a_disk_that_fails_refuses_the_stream(expected: Any, where: Any, number: int, kind: Any) -> None:
     store = Sinks({where: number, "abort": errno.EIO})
     bench = Bench(store)
     bench.do(Begin(1, Counting(), expected), Store(1, b"x"), Feed(1, b"x"), End(1))
@@ -175,7 +176,7 @@ def test_a_disk_that_fails_refuses_the_stream(expected, where, number, kind):
     assert store.done.count("abort") == (where != "open")
 
 
-def test_without_a_store_nothing_can_be_kept(expected):
+def test_without_a_store_nothing_can_be_kept(expected: Any) -> None:
     bench = Bench()
     bench.do(Begin(1, Counting(), expected), Store(1, b"x"))
     bench.settle(lambda: bench.facts)
@@ -183,7 +184,7 @@ def test_without_a_store_nothing_can_be_kept(expected):
     assert isinstance(bench.facts[0], Refused)
 
 
-def test_an_abandoned_stream_has_no_verdict(bench, expected):
+def test_an_abandoned_stream_has_no_verdict(bench: Any, expected: Any) -> None:
     bench.do(Begin(1, Counting(), expected), Store(1, b"x"), Abandon(1), End(1))
     bench.do(Begin(2, Counting(), INLINE + 1), End(2))
     bench.settle(lambda: bench.facts)
@@ -193,7 +194,7 @@ def test_an_abandoned_stream_has_no_verdict(bench, expected):
     assert bench.streams._store.done.count("open") == bench.streams._store.done.count("abort")
 
 
-def test_many_streams_share_few_threads_and_none_waits_for_another():
+def test_many_streams_share_few_threads_and_none_waits_for_another() -> None:
     before = threading.active_count()
     bench = Bench(most_threads=2)
     numbers = range(1, 9)
@@ -208,17 +209,18 @@ def test_many_streams_share_few_threads_and_none_waits_for_another():
     assert threading.active_count() == before
 
 
-def test_a_full_ring_says_so_and_is_relieved():
+def test_a_full_ring_says_so_and_is_relieved() -> None:
     gate = threading.Event()
 
     class Slow(Count):
-        def feed(self, data):
+        def feed(self, data: Data) -> None:
             gate.wait(10)
 
     bench = Bench()
     bench.streams._build = Slow
     bench.do(Begin(1, Counting()))
     ring = bench.streams.act(Feed(1, bytes(RING // 2)))
+    assert ring is not None
     assert not ring.full
     assert bench.streams.act(Feed(1, bytes(RING // 2))) is ring
     assert ring.full
@@ -228,15 +230,16 @@ def test_a_full_ring_says_so_and_is_relieved():
     bench.settle(lambda: True)
     bench.do(End(1))
     bench.settle(lambda: bench.facts)
+    assert ring is not None
     assert not ring.full
     bench.stop()
 
 
-def test_cores_are_counted():
+def test_cores_are_counted() -> None:
     assert _worker.cores() >= 1
 
 
-def test_the_default_build_is_the_cores_own():
+def test_the_default_build_is_the_cores_own() -> None:
     from towline.core.layer import BlobPlan
 
     words = b"words"

@@ -15,7 +15,7 @@ from towline.core import KIB
 # Long enough for a busy machine, short enough to call it a lock.
 PATIENCE: Final = 20.0
 
-Play: TypeAlias = Callable[[socket.socket], None]
+Play: TypeAlias = Callable[[socket.socket], object]
 
 
 class Peers:

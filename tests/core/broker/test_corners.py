@@ -111,13 +111,14 @@ def test_a_client_needs_no_address_of_its_own() -> None:
 def test_events_of_a_server_that_ask_for_nothing() -> None:
     brokers = Brokers()
     host = brokers.server_machine._host
-    for name, args, ack in [
+    events: list[tuple[str, list[Any], bool]] = [
         ("unheard-of", [1], False),
         ("service", [{"url": "/filters/reload"}], False),
         ("service", [None], True),
         ("request", [], False),
         ("request", [], True),
-    ]:
+    ]
+    for name, args, ack in events:
         host.emit(1, name, args, ack=ack, now=brokers.world.now)
     brokers.world.tell(brokers.server, WAKE)
     brokers.world.run(0.1)
@@ -169,7 +170,7 @@ def test_a_link_that_opens_slowly_is_not_timed_out_while_it_is_used() -> None:
 # ── the server ────────────────────────────────────────────────────────────────
 def test_what_a_client_filters_is_shown() -> None:
     serving = Serving()
-    filters = {"/": {"private": []}}
+    filters: dict[str, Any] = {"/": {"private": []}}
     serving.client(metadata={"capabilities": ["post-streams"], "version": "local", "filters": filters})
     got = serving.ask(f"/connection-status/{TOKEN}")
     assert json.loads(got.body) == {"ok": True, "clients": [{"version": "local", "filters": filters}]}
