@@ -106,8 +106,9 @@ class Pair:
         self._frozen = frozen
         if not frozen:
             held, self._held = self._held, []
-            for kind, what in held:
-                self._post(kind, what)
+            for place, (kind, what) in enumerate(held, -len(held)):
+                # Before what was sent later and is still under way: a stream keeps its order.
+                heapq.heappush(self._soon, (self.now, place, kind, what))
 
     # ── time ───────────────────────────────────────────────────────────────────
     def run(self, seconds: float) -> None:

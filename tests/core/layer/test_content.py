@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import io
 import tarfile
+from typing import Any
 
 import msgspec
 import pytest
-from layer_tools import read_layer, tar_of
+from layer_tools import gzipped, read_layer, tar_of
 
-from towline.core import LIMITS
+from towline.core import LIMITS, RemoteProtocolError
 from towline.core.layer import KeptFile, LayerContent, Wanted, merge
 
 
@@ -82,3 +83,45 @@ def test_a_symlink_found_where_a_file_was_looked_for_needs_no_second_pass() -> N
     upper = [("symlink", "here", "there"), ("folder", "there"), ("hardlink", "h", "there")]
     view = merge([read_layer(tar_of(lower), Wanted(files=("h",))), read_layer(tar_of(upper), Wanted(files=("h",)))])
     assert view.missing(("here",)) == []
+
+
+def test_what_stands_below_a_file_through_a_link_goes_with_it() -> None:
+    layers: list[list[tuple[Any, ...]]] = [
+        [("file", "e", b"1"), ("symlink", "d", "e")],
+        [("file", "d/x", b"2"), ("file", "y", b"3")],
+        [("file", ".wh.e", b"")],
+    ]
+    contents = [read_layer(tar_of(entries)) for entries in layers]
+    assert [file.path for file in merge(contents[:2]).files()] == ["e/x", "y", "e"]
+    assert [file.path for file in merge(contents).files()] == ["y"]
+
+
+def test_a_hard_link_of_another_layer_is_no_version_of_its_own() -> None:
+    layers: list[list[tuple[Any, ...]]] = [[("file", "t", b"1"), ("hardlink", "l", "t")], [("file", "l", b"2")]]
+    view = merge([read_layer(tar_of(entries)) for entries in layers])
+    assert [(layer, kept.data) for layer, kept in view.versions("l")] == [(1, b"2")]
+
+
+@pytest.mark.parametrize("most", [1, 512, 1024, 10_240])
+def test_a_piece_that_ends_where_the_decoder_s_does(most: int) -> None:
+    archive = tar_of([("file", "a", b"x" * 700)])
+    limits = msgspec.structs.replace(LIMITS, unpack_piece=most)
+    for cuts in ((1 << 16,), (1,)):
+        content = read_layer(gzipped(archive), cuts=cuts, limits=limits)
+        assert (content.unpacked_bytes, list(content.files)) == (len(archive), ["a"])
+
+
+def test_bytes_behind_what_is_wrong_count_for_the_digest_only() -> None:
+    archive = bytearray(tar_of([("file", "a", b"x" * 5_000)]))
+    archive[124:136] = b"no number---"
+    with pytest.raises(RemoteProtocolError) as caught:
+        read_layer(bytes(archive), cuts=(512,))
+    assert caught.value.kind == "bad-archive"
+
+
+def test_a_size_of_blanks_is_none() -> None:
+    block = bytearray(tarfile.TarInfo("a").tobuf(tarfile.USTAR_FORMAT))
+    block[124:136] = b" " * 11 + b"\0"
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    assert read_layer(bytes(block) + bytes(1024)).files == {"a": KeptFile(0, b"")}

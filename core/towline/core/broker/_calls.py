@@ -44,7 +44,7 @@ _UNKNOWN_STREAM: Final = {"message": "Unable to find request matching streaming 
 class Call(Timed):
     """One caller's request on its way through a client."""
 
-    __slots__ = ("ack_id", "begun", "decoder", "event", "payload", "session", "undrained", "upload", "visit")
+    __slots__ = ("ack_id", "begun", "decoder", "event", "over", "payload", "session", "undrained", "upload", "visit")
 
     def __init__(self, visit: Visit, session: Session, event: str, payload: RequestPayload) -> None:
         super().__init__()
@@ -56,6 +56,7 @@ class Call(Timed):
         self.upload: Visit | None = None
         self.decoder: UploadDecoder | None = None
         self.begun = False
+        self.over = False
         # Bytes that came by event and may still wait in the caller's outbox.
         self.undrained = 0
 
@@ -181,11 +182,10 @@ class Calls:
         try:
             body = call.decoder.feed(data)
         except RemoteProtocolError as error:
-            self._bad_upload(call, visit, error, now)
+            self._bad_upload(call, error, now)
             return
         if not call.begun and call.decoder.head is not None and not self._begin(call, call.decoder.head, now):
-            unfit = RemoteProtocolError("tunnel-protocol", "expected headers that can be written")
-            self._bad_upload(call, visit, unfit, now)
+            self._bad_upload(call, RemoteProtocolError("tunnel-protocol", "expected headers that can be written"), now)
             return
         if len(body) and not self._desk.send(call.visit, body, now=now):
             self._end(call, now)
@@ -197,7 +197,7 @@ class Calls:
         try:
             call.decoder.end()
         except RemoteProtocolError as error:
-            self._bad_upload(call, visit, error, now)
+            self._bad_upload(call, error, now)
             return
         self._by_upload.pop(visit.number)
         call.upload = None
@@ -277,7 +277,8 @@ class Calls:
 
     def wake(self, now: Instant) -> None:
         for call in self._alarms.due(now):
-            self._fail(call, 504, "TIMEOUT", f"no answer in {self._answer_seconds:g} s", now)
+            if not call.over:
+                self._fail(call, 504, "TIMEOUT", f"no answer in {self._answer_seconds:g} s", now)
 
     # ── inside ─────────────────────────────────────────────────────────────────
     def _found(self, visit: Visit, token: str, now: Instant) -> Session | None:
@@ -322,8 +323,7 @@ class Calls:
             return
         if stream:
             self._by_stream[stream] = call
-        else:
-            assert call.ack_id is not None
+        elif call.ack_id is not None:
             self._by_ack[session.number, call.ack_id] = call
 
     def _begin(self, call: Call, head: UploadHead, now: Instant) -> bool:
@@ -338,10 +338,11 @@ class Calls:
         call.begun = self._desk.begin(call.visit, head.status, headers, known, now=now)
         return call.begun
 
-    def _bad_upload(self, call: Call, upload: Visit, error: RemoteProtocolError, now: Instant) -> None:
-        call.upload = None
-        del self._by_upload[upload.number]
-        self._desk.respond(upload, 400, (JSON,), compact({"message": error.message}), now=now)
+    def _bad_upload(self, call: Call, error: RemoteProtocolError, now: Instant) -> None:
+        upload, call.upload = call.upload, None
+        if upload is not None:
+            self._by_upload.pop(upload.number, None)
+            self._desk.respond(upload, 400, (JSON,), compact({"message": error.message}), now=now)
         self._fail(call, 502, error.code, "the client's answer cannot be read", now)
 
     def _fail(self, call: Call, status: int, code: str, message: str, now: Instant) -> None:
@@ -358,6 +359,9 @@ class Calls:
 
     def _end(self, call: Call, now: Instant) -> None:
         """Forget a call; `dispatch` lets the next one go."""
+        if call.over:
+            return
+        call.over = True
         session, stream = call.session, call.payload.streaming_id
         self._alarms.set(call, None)
         self._by_visit.pop(call.visit.number, None)

@@ -30,13 +30,12 @@ class CheckConfig(Record, frozen=True):
 class Check(Timed):
     """One asker's check, one credential after the other."""
 
-    __slots__ = ("config", "errand", "left", "results", "status", "visit")
+    __slots__ = ("errand", "left", "results", "status", "visit")
 
-    def __init__(self, visit: Visit, config: CheckConfig) -> None:
+    def __init__(self, visit: Visit, authorizations: tuple[Secret, ...]) -> None:
         super().__init__()
         self.visit = visit
-        self.config = config
-        self.left: list[Secret | None] = [*config.authorizations] or [None]
+        self.left: list[Secret | None] = [*authorizations] or [None]
         self.results: list[dict[str, Any]] = []
         self.errand: Errand | None = None
         self.status: int | None = None
@@ -63,37 +62,39 @@ class Checks:
             unchecked = {"brokerClientValidationUrl": None, "ok": False, "error": "no check is configured"}
             self._desk.respond(visit, 500, (JSON,), compact([unchecked]), now=now)
             return
-        check = self._by_visit[visit.number] = Check(visit, config)
+        check = self._by_visit[visit.number] = Check(visit, config.authorizations)
         self._alarms.set(check, now + config.seconds)
-        self._next(check, now)
+        self._next(check, config, now)
 
     def happened(self, errand: Errand, event: ClientEvent, now: Instant) -> None:
         check: Check = errand.owner
+        if self._config is None or check.visit.number not in self._by_visit or isinstance(event, Body):
+            return
         if isinstance(event, Head):
             check.status = event.status
-        elif not isinstance(event, Body):
-            self._done(check, f"no answer: {event.why}"[:1024] if isinstance(event, Broken) else None, now)
+            return
+        failure = f"no answer: {event.why}"[:1024] if isinstance(event, Broken) else None
+        self._done(check, self._config, failure, now)
 
     def left(self, visit: Visit) -> None:
         check = self._by_visit.pop(visit.number, None)
         if check is not None:
             self._alarms.set(check, None)
-            self._give_up(check)
+            if check.errand is not None:
+                self._outgoing.give_up(check.errand)
 
     def wake(self, now: Instant) -> None:
         for check in self._alarms.due(now):
-            self._give_up(check)
-            failure = f"no answer in {check.config.seconds:g} s"
-            check.results += [self._result(secret, check.config, None, failure) for secret in check.left]
-            self._answer(check, now)
+            if self._config is not None and check.visit.number in self._by_visit:
+                if check.errand is not None:
+                    self._outgoing.give_up(check.errand)
+                failure = f"no answer in {self._config.seconds:g} s"
+                check.results += [self._result(secret, self._config, None, failure) for secret in check.left]
+                self._answer(check, now)
 
     # ── inside ─────────────────────────────────────────────────────────────────
-    def _give_up(self, check: Check) -> None:
-        assert check.errand is not None  # between turns there is one, until the check is answered
-        self._outgoing.give_up(check.errand)
-
-    def _next(self, check: Check, now: Instant) -> None:
-        secret, config = check.left[0], check.config
+    def _next(self, check: Check, config: CheckConfig, now: Instant) -> None:
+        secret = check.left[0]
         headers: HeaderList = (("Host", config.url.authority), ("user-agent", f"Snyk Broker Client {self._version}"))
         if secret is not None:
             headers += (("authorization", secret),)
@@ -102,13 +103,13 @@ class Checks:
         try:
             self._outgoing.begin(check.errand, now)
         except RemoteProtocolError as error:
-            self._done(check, error.message, now)
+            self._done(check, config, error.message, now)
 
-    def _done(self, check: Check, failure: str | None, now: Instant) -> None:
+    def _done(self, check: Check, config: CheckConfig, failure: str | None, now: Instant) -> None:
         check.errand = None
-        check.results.append(self._result(check.left.pop(0), check.config, check.status, failure))
+        check.results.append(self._result(check.left.pop(0), config, check.status, failure))
         if check.left:
-            self._next(check, now)
+            self._next(check, config, now)
         else:
             self._answer(check, now)
 

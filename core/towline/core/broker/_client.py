@@ -28,7 +28,7 @@ from towline.core.broker._alarms import earliest
 from towline.core.broker._answers import JSON, acknowledged, compact
 from towline.core.broker._checks import Check, Checks
 from towline.core.broker._client_config import ROLES, BrokerClientConfig
-from towline.core.broker._desk import Came, Desk, DeskEvent, Visit
+from towline.core.broker._desk import Came, Desk, DeskEvent, Left, Visit
 from towline.core.broker._filter import Filter
 from towline.core.broker._gate import Gate
 from towline.core.broker._ids import request_id_of
@@ -301,7 +301,7 @@ class BrokerClient:
     def _from_desk(self, event: DeskEvent, now: Instant) -> None:
         if isinstance(event, Came):
             self._came(event.visit, now)
-        else:
+        elif isinstance(event, Left):
             self._callbacks.left(event.visit)
             self._checks.left(event.visit)
 

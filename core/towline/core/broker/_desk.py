@@ -10,7 +10,7 @@ from towline.core._contract import Data, Instant, Record
 from towline.core._entropy import Entropy
 from towline.core._errors import LocalProtocolError, RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
-from towline.core._script import Body, Tail
+from towline.core._script import Body, Broken, Tail
 from towline.core._wire import Accepted, Ended, Lost, Received
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._ids import request_id_of
@@ -53,6 +53,9 @@ class Visit:
         self.body: bytes | None = None
         self.pieces: list[bytes] = []
         self.size = 0
+
+    def __repr__(self) -> str:
+        return f"Visit({self.number}, link={self.link}, {self.head.method})"
 
 
 class Came(Record, frozen=True):
@@ -145,16 +148,18 @@ class Desk:
     def handle(self, fact: Received | Ended | Lost, now: Instant) -> None:
         """Take a fact about one of these links."""
         seat = self._seats[fact.link]
-        if isinstance(fact, Received):
+        if type(fact) is Received:
             seat.connection.received(fact.data, now)
         elif isinstance(fact, Ended):
             seat.connection.ended(now)
-        else:
+        elif isinstance(fact, Lost):
             seat.connection.lost(fact.why)
         self._settle(seat, now)
 
     def wake(self, now: Instant) -> None:
         for seat in self._alarms.due(now):
+            if self._seats.get(seat.connection.link) is not seat:
+                continue
             if seat.body_until is not None and now >= seat.body_until:
                 self._too_slow(seat, now)
             else:
@@ -238,8 +243,10 @@ class Desk:
             seat.connection.cut()
             self._settle(seat, now)
 
-    def hand_over(self, visit: Visit) -> bytes:
-        """Give the link of a request that waits away to another protocol, and return what came behind the request."""
+    def hand_over(self, visit: Visit) -> bytes | None:
+        """Give the link away to another protocol and return what came behind the request; None if it is gone."""
+        if not self.waits(visit):
+            return None
         seat = self._seats.pop(visit.link)
         self._alarms.set(seat, None)
         return seat.connection.upgrade()
@@ -259,7 +266,7 @@ class Desk:
                 self._head(seat, event, now)
             elif isinstance(event, Tail):
                 self._tail(seat)
-            else:
+            elif isinstance(event, Broken) and seat.visit is not None:
                 self._leave(seat)
         self._wishes.extend(connection.wishes())
         if connection.closed:
@@ -294,7 +301,8 @@ class Desk:
 
     def _body(self, seat: _Seat, data: Data, now: Instant) -> None:
         visit = seat.visit
-        assert visit is not None  # a connection hands out nothing of a request that is answered
+        if visit is None:
+            return
         if visit.limit is None:
             seat.body_until = now + self._stream_silence
             self._events.append(Piece(visit, data))
@@ -309,7 +317,8 @@ class Desk:
     def _tail(self, seat: _Seat) -> None:
         seat.body_until = None
         visit = seat.visit
-        assert visit is not None
+        if visit is None:
+            return
         if visit.limit is None:
             self._events.append(Over(visit))
             return

@@ -37,6 +37,9 @@ class Session:
         self.capabilities = said.capabilities
         self.filters: Any = said.metadata.get("filters")
 
+    def __repr__(self) -> str:
+        return f"Session({self.number}, {masked_token(self.token)}, {self.role})"
+
     @property
     def ready(self) -> bool:
         return self.version is not None and self.capabilities is not None

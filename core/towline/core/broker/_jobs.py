@@ -163,6 +163,8 @@ class Jobs:
     # ── from the upstream, and from the server about uploads ───────────────────
     def happened(self, errand: Errand, event: ClientEvent, now: Instant) -> None:
         job: Job = errand.owner
+        if job.over:
+            return
         if errand is job.upload:
             self._upload_happened(job, event, now)
         elif isinstance(event, Head):
@@ -254,10 +256,10 @@ class Jobs:
     def _told(self, job: Job, headers: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
         return headers | {"snyk-request-id": job.request_id, WS_RESPONSE: "true"}
 
-    def _begin_upload(self, job: Job, prefix: bytes, length: int | None, now: Instant) -> Errand:
+    def _begin_upload(self, job: Job, prefix: bytes, length: int | None, now: Instant) -> None:
         token, stream = quote(self._token.reveal(), safe="/"), quote(job.asked.streaming_id, safe="")
         target = f"{self._server.path.rstrip('/')}/response-data/{token}/{stream}?connection_role={job.tunnel.role}"
-        upload = job.upload = Errand(
+        job.upload = Errand(
             job,
             "POST",
             self._server,
@@ -270,9 +272,8 @@ class Jobs:
             counts=True,
             patience=self._patience,
         )
-        self._outgoing.begin(upload, now)
-        self._outgoing.send(upload, prefix, now)
-        return upload
+        self._outgoing.begin(job.upload, now)
+        self._outgoing.send(job.upload, prefix, now)
 
     def _forward(self, job: Job, data: Data, now: Instant) -> None:
         if job.upload is not None:
@@ -321,9 +322,10 @@ class Jobs:
             return
         text = compact(body)
         prefix = encode_upload_head(status, None, code)
-        upload = self._begin_upload(job, prefix, len(text), now)
-        self._outgoing.send(upload, text, now)
-        self._outgoing.end(upload, now)
+        self._begin_upload(job, prefix, len(text), now)
+        if job.upload is not None:
+            self._outgoing.send(job.upload, text, now)
+            self._outgoing.end(job.upload, now)
 
     def _tell(self, job: Job, status: int, body: dict[str, Any], now: Instant) -> None:
         """Send an answer of the client's own as one event."""
@@ -352,8 +354,8 @@ class Jobs:
             self._end(job)
 
     def _acknowledge(self, job: Job, said: dict[str, Any], now: Instant) -> None:
-        assert job.ack_id is not None
-        job.tunnel.client.acknowledge(job.ack_id, [said], now=now)
+        if job.ack_id is not None:
+            job.tunnel.client.acknowledge(job.ack_id, [said], now=now)
         self._end(job)
 
     def _end(self, job: Job) -> None:

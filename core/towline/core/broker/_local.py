@@ -104,7 +104,9 @@ class Callbacks:
 
     def acked(self, tunnel: Tunnel, handle: int, args: Sequence[Any], now: Instant) -> None:
         """The server answered a callback."""
-        callback = self._by_handle[tunnel.role, handle]
+        callback = self._by_handle.get((tunnel.role, handle))
+        if callback is None:
+            return
         self._forget(callback)
         said = args[0] if args else None
         try:

@@ -31,6 +31,7 @@ class Errand(Timed):
     """
 
     __slots__ = (
+        "answered",
         "attempt",
         "body",
         "chunked",
@@ -43,6 +44,7 @@ class Errand(Timed):
         "length",
         "line",
         "method",
+        "opened",
         "over",
         "owner",
         "patience",
@@ -82,11 +84,16 @@ class Errand(Timed):
         self.attempt = 0
         self.errors: list[str] = []
         self.line: _Line | None = None
+        self.opened = False  # a byte of it may have reached the peer
+        self.answered = False  # a byte of its response came
         self.over = False
         # The streamed body so far, while it may have to be sent again; None once it is not kept.
         self.kept: list[Data] | None = [] if body is None and (chunked or length is not None) else None
         self.kept_bytes = 0
         self.ended = False
+
+    def __repr__(self) -> str:
+        return f"Errand({self.method} {self.url.origin}, attempt={self.attempt}, over={self.over})"
 
     @property
     def streams(self) -> bool:
@@ -151,6 +158,8 @@ class Outgoing:
 
     def send(self, errand: Errand, data: Data, now: Instant) -> None:
         """Send the next bytes of a streamed body. They are transmitted at once, so a view stays good for the turn."""
+        if errand.over:
+            return
         if errand.kept is not None:
             errand.kept_bytes += len(data)
             if errand.kept_bytes <= self._limits.stream_buffer:
@@ -182,44 +191,54 @@ class Outgoing:
         if line is not None:
             self._remove(line, Drop(line.link))
 
+    def close(self) -> None:
+        """Close every link."""
+        for line in list(self._lines.values()):
+            self._remove(line, Close(line.link) if line.errand is None else Drop(line.link))
+
     # ── facts ──────────────────────────────────────────────────────────────────
     def handle(self, fact: Opened | Received | Ended | Lost, now: Instant) -> None:
         """Take a fact about one of these links."""
         line = self._lines.get(fact.link)
         if line is None:
             return
-        if isinstance(fact, Received):
+        if type(fact) is Received:
+            if line.errand is not None:
+                line.errand.answered = True
             line.connection.received(fact.data)
             self._events_of(line, Drop(line.link), now)
         elif isinstance(fact, Opened):
             line.opened = True
-            self._alarms.set(line, None)
             if line.errand is not None:
+                line.errand.opened = True
                 line.errand.kept = None
         elif isinstance(fact, Ended):
             line.connection.ended()
             self._events_of(line, Close(line.link), now)
-        elif line.opened or line.errand is None:
-            line.connection.lost(fact.why, fact.kind)
-            self._events_of(line, None, now)
-        else:
-            self._not_opened(line, line.errand, fact, now)
+        elif isinstance(fact, Lost):
+            if not line.opened:
+                self._not_opened(line, fact, now)
+            else:
+                line.connection.lost(fact.why, fact.kind)
+                self._events_of(line, None, now)
 
     def wake(self, now: Instant) -> None:
         for thing in self._alarms.due(now):
             if isinstance(thing, Errand):
+                if thing.over:
+                    continue
                 if thing.line is None:
                     self._start(thing, self._open(thing, now), now)
                 else:
                     line = thing.line
                     self._remove(line, Drop(line.link))
                     self._break(thing, Broken(f"no progress in {thing.patience:g} s", "timeout", sent=line.opened))
-            elif thing.errand is None:
+            elif thing.errand is None and thing.link in self._lines:
                 self._remove(thing, Close(thing.link))
-            else:
+            elif not thing.opened and thing.link in self._lines:
                 self._wishes.append(Drop(thing.link))
                 why = f"no connection in {self._limits.time_connect:g} s"
-                self._not_opened(thing, thing.errand, Lost(thing.link, why, "timeout"), now)
+                self._not_opened(thing, Lost(thing.link, why, "timeout"), now)
 
     # ── inside ─────────────────────────────────────────────────────────────────
     def _open(self, errand: Errand, now: Instant) -> _Line:
@@ -246,6 +265,7 @@ class Outgoing:
             raise
         if line.opened:
             self._alarms.set(line, None)
+            errand.opened = True
         line.errand = errand
         errand.line = line
         for data in errand.kept or ():
@@ -264,7 +284,8 @@ class Outgoing:
         whole = False
         while (event := connection.next()) is not None:
             whole = isinstance(event, Tail)
-            assert errand is not None  # a link without a request has nothing to tell
+            if errand is None or errand.over:
+                continue
             if isinstance(event, Broken) and self._stale(line, errand):
                 self._remove(line, ending)
                 errand.repeatable = False
@@ -276,7 +297,9 @@ class Outgoing:
             line.errand = errand.line = None
             self._idle.setdefault(line.key, []).append(line)
             self._alarms.set(line, now + self._limits.links_idle)
-        elif connection.state == "closed":
+        elif connection.state in ("closed", "switched"):
+            if connection.state == "switched" and errand is not None:
+                self._events.append((errand, Broken("the peer switched protocols", "protocol-error")))
             self._remove(line, Close(line.link) if whole and ending is not None else ending)
 
     def _stale(self, line: _Line, errand: Errand) -> bool:
@@ -284,8 +307,12 @@ class Outgoing:
         kept = line.connection.exchanges > 1 and not line.connection.answered
         return kept and errand.repeatable and (not errand.streams or errand.kept is not None)
 
-    def _not_opened(self, line: _Line, errand: Errand, lost: Lost, now: Instant) -> None:
+    def _not_opened(self, line: _Line, lost: Lost, now: Instant) -> None:
+        errand = line.errand
         self._remove(line, None)
+        if errand is None or errand.over:
+            return
+        errand.line = None
         errand.errors.append(_code(lost))
         whole = not errand.streams or errand.kept is not None
         if whole and errand.attempt < RETRIES and lost.kind not in ("address-blocked", "tls-error"):
@@ -300,7 +327,8 @@ class Outgoing:
         self._events.append((errand, broken))
 
     def _remove(self, line: _Line, ending: Close | Drop | None) -> None:
-        del self._lines[line.link]
+        if self._lines.pop(line.link, None) is None:
+            return
         idle = self._idle.get(line.key)
         if idle is not None and line in idle:
             idle.remove(line)

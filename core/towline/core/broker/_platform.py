@@ -157,8 +157,7 @@ class Platform:
         elif isinstance(event, Broken):
             status, code, body = downstream_failure(event, str(errand.url.origin))
             self._finish(callback, status, body, now, code)
-        else:
-            assert callback.head is not None
+        elif callback.head is not None:
             text = b"".join(callback.pieces).decode("utf-8", "replace")
             self._finish(callback, callback.head.status, text, now, headers=answer_object(callback.head.headers))
 

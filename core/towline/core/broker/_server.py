@@ -32,7 +32,7 @@ from towline.core._wire import (
 from towline.core.broker._alarms import earliest
 from towline.core.broker._answers import JSON, compact
 from towline.core.broker._calls import Calls
-from towline.core.broker._desk import Began, Came, Desk, DeskEvent, Over, Piece, Visit
+from towline.core.broker._desk import Began, Came, Desk, DeskEvent, Left, Over, Piece, Visit
 from towline.core.broker._directory import Directory
 from towline.core.broker._filter import Filter
 from towline.core.broker._gate import Gate
@@ -243,7 +243,7 @@ class BrokerServer:
             self._host.gone(visit.number, now)
         elif self._asked.pop(visit.number, None) is not None:
             self._wishes.append(Gone(visit.number))
-        else:
+        elif isinstance(event, Left):
             self._calls.left(visit, now)
 
     def _came(self, visit: Visit, now: Instant) -> None:
@@ -355,8 +355,11 @@ class BrokerServer:
             self._wishes.append(said)
 
     def _upgrade(self, said: Upgrade, now: Instant) -> None:
-        # The host upgrades in the turn in which it is asked, so that the link is still there.
-        early = self._desk.hand_over(self._tunnelled.pop(said.exchange))
+        visit = self._tunnelled.pop(said.exchange, None)
+        early = None if visit is None else self._desk.hand_over(visit)
+        if early is None:
+            self._host.handle(Lost(said.link, "the client left before the upgrade"), now)
+            return
         self._wishes.append(Transmit(said.link, said.response))
         if early:
             self._host.handle(Received(said.link, early), now)

@@ -83,8 +83,7 @@ def _fill(document: dict[str, Json], path: str, variables: Variables) -> None:
         return
     if isinstance(place, dict):
         place[last] = expand_listed(value, variables)
-    else:
-        assert isinstance(place, list)
+    elif isinstance(place, list):
         place[int(last)] = expand_listed(value, variables)
 
 
