@@ -310,7 +310,9 @@ def test_a_broken_file_is_set_aside(tmp_path: Path, harm: str) -> None:
     store.close()
     (aside,) = [found for found in tmp_path.glob("a.broken-*") if not found.name.endswith(("-wal", "-shm"))]
     assert aside.read_bytes() == broken
-    assert JobStore(path).notice is None
+    store = JobStore(path)
+    assert store.notice is None
+    store.close()
 
 
 def test_a_full_disk_refuses_and_keeps(tmp_path: Path) -> None:
