@@ -49,8 +49,8 @@ def test_a_version_that_looks_like_another_node_s_number() -> None:
     stanzas = [
         ("x", "1", "amd64", "a"),
         ("y", "1", "amd64", "a"),
-        ("a", "1", "amd64", "c"),
         ("a", "1|1", "arm64", ""),
+        ("a", "1", "amd64", "c"),
         ("c", "1", "amd64", ""),
     ]
     status = "\n\n".join(
@@ -61,3 +61,6 @@ def test_a_version_that_looks_like_another_node_s_number() -> None:
     check_invariants(graph)
     ids = [node["nodeId"] for node in graph["graph"]["nodes"]]
     assert len(ids) == len(set(ids))
+    # The package of that name keeps it, and the numbered node gives way.
+    assert [node["pkgId"] for node in graph["graph"]["nodes"] if node["nodeId"] == "a@1|1"] == ["a@1|1"]
+    assert {"a@1|1|", "a@1|2"} <= set(ids)
