@@ -31,7 +31,6 @@ class Errand(Timed):
     """
 
     __slots__ = (
-        "answered",
         "attempt",
         "body",
         "chunked",
@@ -44,7 +43,6 @@ class Errand(Timed):
         "length",
         "line",
         "method",
-        "opened",
         "over",
         "owner",
         "patience",
@@ -84,8 +82,6 @@ class Errand(Timed):
         self.attempt = 0
         self.errors: list[str] = []
         self.line: _Line | None = None
-        self.opened = False  # a byte of it may have reached the peer
-        self.answered = False  # a byte of its response came
         self.over = False
         # The streamed body so far, while it may have to be sent again; None once it is not kept.
         self.kept: list[Data] | None = [] if body is None and (chunked or length is not None) else None
@@ -191,11 +187,6 @@ class Outgoing:
         if line is not None:
             self._remove(line, Drop(line.link))
 
-    def close(self) -> None:
-        """Close every link."""
-        for line in list(self._lines.values()):
-            self._remove(line, Close(line.link) if line.errand is None else Drop(line.link))
-
     # ── facts ──────────────────────────────────────────────────────────────────
     def handle(self, fact: Opened | Received | Ended | Lost, now: Instant) -> None:
         """Take a fact about one of these links."""
@@ -203,14 +194,11 @@ class Outgoing:
         if line is None:
             return
         if type(fact) is Received:
-            if line.errand is not None:
-                line.errand.answered = True
             line.connection.received(fact.data)
             self._events_of(line, Drop(line.link), now)
         elif isinstance(fact, Opened):
             line.opened = True
             if line.errand is not None:
-                line.errand.opened = True
                 line.errand.kept = None
         elif isinstance(fact, Ended):
             line.connection.ended()
@@ -265,7 +253,6 @@ class Outgoing:
             raise
         if line.opened:
             self._alarms.set(line, None)
-            errand.opened = True
         line.errand = errand
         errand.line = line
         for data in errand.kept or ():
