@@ -363,7 +363,7 @@ def test_an_asker_that_leaves_is_told(loop: Loop) -> None:
             with connection.getresponse() as response:
                 response.read(10)
 
-    def endless(exchange: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    def endless(exchange: int, request: ServerRequest) -> Iterator[Any]:
         yield AnswerHead(exchange, 200)
         for _ in range(40):
             yield AnswerBody(exchange, BLOB)
