@@ -71,7 +71,7 @@ class Sinks:
 class Bench:
     """Streams without a loop: what is posted waits until `settle`."""
 
-    def __init__(self, store: Any = None, most_threads: Any = 2) -> None:
+    def __init__(self, store: Any = None, most_threads: int = 2) -> None:
         self.facts: list[Any] = []
         self.relieved: list[Any] = []
         self.posted: list[Callable[[], None]] = []
