@@ -116,8 +116,13 @@ class Scene:
                 with anyio.fail_after(PATIENCE):
                     result = await self._scan(*urls)
                 if self._stays:
+                    if self._talks:
+                        _show(result)
                     await self._stay(address)
                 stop.set()
+        if self._talks and not self._stays:
+            # Last, when no part has anything left to tell.
+            _show(result)
         return result
 
     async def _stay(self, registry: str) -> None:
@@ -185,8 +190,6 @@ class Scene:
         self._hops.hop("backend", f"GET /results/{job}: {result['state']}, {len(body)} bytes")
         if result["state"] != "done":
             raise RemoteProtocolError("internal", f"expected the scan to end done, got {result['state']}")
-        if self._talks:
-            _show(result)
         return result
 
 
