@@ -46,6 +46,17 @@ class Received(Record, frozen=True):
     data: Data
 
 
+class Filled(Record, frozen=True):
+    """Bytes came into the window that was wished for; a machine that takes them takes `Received` in their place.
+
+    The view is of a buffer that the driver fills again: good for this turn and for what the turn wished with it
+    (`Transmit`, `Feed`, `Store`). Whoever keeps its bytes copies them.
+    """
+
+    link: int
+    view: memoryview
+
+
 class Ended(Record, frozen=True):
     """The peer will send no more; it may still read."""
 
@@ -80,7 +91,7 @@ class Refused(Record, frozen=True):
     error: TowlineError
 
 
-WireFact: TypeAlias = Wake | Opened | Accepted | Received | Ended | Lost | Drained | Proved | Refused
+WireFact: TypeAlias = Wake | Opened | Accepted | Received | Filled | Ended | Lost | Drained | Proved | Refused
 
 
 # ── wishes ─────────────────────────────────────────────────────────────────────
@@ -100,6 +111,16 @@ class Transmit(Record, frozen=True):
 
     link: int
     data: Data
+
+
+class Window(Record, frozen=True):
+    """The next read of this link may be one piece of up to `limit` bytes, which all belong to one body.
+
+    Good for one read, which is told as `Filled`; a driver without windows reads as ever and says `Received`.
+    """
+
+    link: int
+    limit: int
 
 
 class Share(Record, frozen=True):
@@ -189,7 +210,7 @@ class Failed(Record, frozen=True):
 
 
 WireWish: TypeAlias = (
-    Open | Transmit | Share | Shut | Close | Drop | Begin | Feed | Store | End | Abandon | Finished[Any] | Failed
+    Open | Transmit | Window | Share | Shut | Close | Drop | Begin | Feed | Store | End | Abandon | Finished[Any] | Failed
 )
 
 

@@ -33,6 +33,7 @@ from towline.core import (
     Store,
     TowlineError,
     Transmit,
+    Window,
 )
 from towline.drivers._config import BlobStore, Dialer, Listener
 from towline.drivers._flow import Flow, place, reason
@@ -190,6 +191,9 @@ class Turns(Flow):
             link.transmit(wish.data)
             self._touch(link)
 
+    def _window(self, wish: Window) -> None:
+        """Windows are a driver's choice: a read into one that is not there is a plain read."""
+
     def _share(self, wish: Share) -> None:
         link = self._links.get(wish.link)
         if link is not None:
@@ -313,6 +317,7 @@ class _Reader(AsyncIterator[Any]):
 DO: Final[dict[type, Callable[[Turns, Any], None]]] = {
     Open: Turns._open,
     Transmit: Turns._transmit,
+    Window: Turns._window,
     Share: Turns._share,
     Shut: Turns._shut,
     Close: Turns._close,
