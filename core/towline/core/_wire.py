@@ -210,7 +210,20 @@ class Failed(Record, frozen=True):
 
 
 WireWish: TypeAlias = (
-    Open | Transmit | Window | Share | Shut | Close | Drop | Begin | Feed | Store | End | Abandon | Finished[Any] | Failed
+    Open
+    | Transmit
+    | Window
+    | Share
+    | Shut
+    | Close
+    | Drop
+    | Begin
+    | Feed
+    | Store
+    | End
+    | Abandon
+    | Finished[Any]
+    | Failed
 )
 
 
