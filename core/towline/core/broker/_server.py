@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections import deque
 from itertools import count
 from typing import Any, Literal, TypeAlias
-from urllib.parse import unquote
-
-import msgspec
 
 from towline.core._contract import Instant
 from towline.core._entropy import Entropy
-from towline.core._errors import LocalProtocolError, RemoteProtocolError
+from towline.core._errors import LocalProtocolError
 from towline.core._limits import LIMITS, Limits
-from towline.core._secret import Secret
 from towline.core._wire import (
     WAKE,
     Accepted,
@@ -31,6 +27,7 @@ from towline.core._wire import (
 )
 from towline.core.broker._alarms import earliest
 from towline.core.broker._answers import JSON, compact
+from towline.core.broker._application import Answering, Application, server_request_of
 from towline.core.broker._calls import Calls
 from towline.core.broker._desk import Began, Came, Desk, DeskEvent, Left, Over, Piece, Visit
 from towline.core.broker._directory import Directory
@@ -41,20 +38,16 @@ from towline.core.broker._outgoing import Outgoing
 from towline.core.broker._platform import Platform
 from towline.core.broker._rules import AcceptRules
 from towline.core.broker._server_config import BrokerServerConfig, Reload, Stop
+from towline.core.broker._status import StatusPages
 from towline.core.http import (
     Answer,
     AnswerBody,
     AnswerCut,
     AnswerEnd,
     AnswerHead,
-    Asked,
     Gone,
     RequestHead,
-    ServerRequest,
-    error_body,
-    server_request,
 )
-from towline.core.http._headers import content_length
 from towline.core.tunnel import (
     Acked,
     Arrived,
@@ -68,15 +61,7 @@ from towline.core.tunnel import (
     Upgrade,
 )
 
-AppFact: TypeAlias = Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut | Reload | Stop
-Route: TypeAlias = tuple[str, str, str]
-
-
-def route_of(path: str) -> Route:
-    """Return a path's first segment in lower case, its second as it is, and the rest with its slash."""
-    first, _, after = path[1:].partition("/")
-    second, slash, rest = after.partition("/")
-    return first.lower(), second, slash + rest
+AppFact: TypeAlias = Answering | Reload | Stop
 
 
 class BrokerServer:
@@ -127,9 +112,10 @@ class BrokerServer:
             answer_seconds=config.answer_seconds,
             limits=limits,
         )
-        # Requests under /primus that the tunnel side holds, and requests that the application holds.
+        self._application = Application(self._desk)
+        self._status = StatusPages(self._desk, self._directory, config.version)
+        # Requests under /primus that the tunnel side holds.
         self._tunnelled: dict[int, Visit] = {}
-        self._asked: dict[int, Visit] = {}
         self._stop_by: Instant | None = None
         self._over = False
 
@@ -222,7 +208,7 @@ class BrokerServer:
     # ── HTTP ───────────────────────────────────────────────────────────────────
     def _limit_of(self, head: RequestHead) -> int | None:
         path = head.target.partition("?")[0]
-        if _is_primus(path):
+        if is_primus(path):
             return self._limits.tunnel_payload
         if head.method == "POST" and route_of(path)[0] == "response-data":
             return None
@@ -241,16 +227,16 @@ class BrokerServer:
             self._calls.upload_began(visit, token, rest.strip("/"), now)
         elif self._tunnelled.pop(visit.number, None) is not None:
             self._host.gone(visit.number, now)
-        elif self._asked.pop(visit.number, None) is not None:
+        elif self._application.left(visit):
             self._wishes.append(Gone(visit.number))
         elif isinstance(event, Left):
             self._calls.left(visit, now)
 
     def _came(self, visit: Visit, now: Instant) -> None:
-        if _is_primus(visit.path):
+        if is_primus(visit.path):
             request = server_request_of(visit)
             if request is None:
-                self._json(visit, 400, {"code": 3, "message": "Bad request"}, now)
+                self._desk.respond(visit, 400, (JSON,), compact({"code": 3, "message": "Bad request"}), now=now)
                 return
             self._tunnelled[visit.number] = visit
             self._host.request(visit.number, visit.link, request, now)
@@ -261,67 +247,17 @@ class BrokerServer:
             self._calls.relay(visit, token, rest, now)
         elif name == "service" and token and get:
             self._calls.service(visit, token, rest, now)
-        elif name == "connection-status" and token and get:
-            self._connection_status(visit, unquote(token), now)
-        elif name == "connections-status" and not token and get:
-            self._json(visit, 200, self._directory.summary(), now)
-        elif name in ("healthcheck", "") and not token and get:
-            self._json(visit, 200, {"ok": True, "version": self._config.version}, now)
-        else:
-            self._ask(visit, now)
-
-    def _json(self, visit: Visit, status: int, document: object, now: Instant, *more: tuple[str, str]) -> None:
-        self._desk.respond(visit, status, (JSON, *more), compact(document), now=now)
-
-    def _connection_status(self, visit: Visit, token: str, now: Instant) -> None:
-        sessions = self._directory.all_of(token)
-        if not sessions:
-            self._json(visit, 404, {"ok": False}, now, ("x-broker-failure", "no-connection"))
-            return
-        clients = []
-        for session in sessions:
-            entry: dict[str, Any] = {"version": session.version}
-            if session.filters is not None:
-                entry["filters"] = session.filters
-            clients.append(entry)
-        self._json(visit, 200, {"ok": True, "clients": clients}, now)
+        elif not self._status.visit(visit, name, token, now):
+            question = self._application.ask(visit, now)
+            if question is not None:
+                self._wishes.append(question)
 
     # ── the application ────────────────────────────────────────────────────────
-    def _ask(self, visit: Visit, now: Instant) -> None:
-        request = server_request_of(visit)
-        if request is None:
-            body = error_body("BAD_REQUEST", "expected escapes of UTF-8 in the target")
-            self._desk.respond(visit, 400, (JSON,), body, now=now)
-            return
-        self._asked[visit.number] = visit
-        self._wishes.append(Asked(visit.number, request))
-
-    def _answer(self, fact: Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut, now: Instant) -> None:
+    def _answer(self, fact: Answering, now: Instant) -> None:
         if isinstance(fact, Answer | AnswerHead) and not 200 <= fact.status <= 599:
             raise LocalProtocolError(f"expected a final status, got {fact.status}")
-        if isinstance(fact, Answer) and self._platform.answer(fact, now):
-            return
-        visit = self._asked.get(fact.exchange)
-        if visit is None:
-            return
-        if isinstance(fact, AnswerBody):
-            self._desk.send(visit, fact.data, now=now)
-            return
-        if isinstance(fact, AnswerHead):
-            plain = _plain(fact.headers)
-            announced = next((value for name, value in plain if name.lower() == "content-length"), "")
-            if not self._desk.begin(visit, fact.status, plain, content_length(announced), now=now):
-                raise LocalProtocolError("expected an answer that has not begun, with headers that can be written")
-            return
-        if isinstance(fact, Answer) and not self._desk.waits(visit):
-            raise LocalProtocolError("expected an answer to a request that waits for one, got a second one")
-        del self._asked[fact.exchange]
-        if isinstance(fact, Answer):
-            self._desk.respond(visit, fact.status, _plain(fact.headers), fact.body, now=now)
-        elif isinstance(fact, AnswerEnd):
-            self._desk.end(visit, now=now)
-        else:
-            self._desk.cut(visit, now=now)
+        if not (isinstance(fact, Answer) and self._platform.answer(fact, now)):
+            self._application.answer(fact, now)
 
     # ── tunnels ────────────────────────────────────────────────────────────────
     def _from_host(self, said: Any, now: Instant) -> None:
@@ -375,23 +311,13 @@ class BrokerServer:
             self._note("debug", f"tunnel.{said.name}", session=said.session)
 
 
-def server_request_of(visit: Visit) -> ServerRequest | None:
-    """Return a whole request as applications get it, or None if its target cannot be decoded.
-
-    Its `snyk-request-id` is the one that the answer will have, whether the caller brought it or not.
-    """
-    try:
-        request = server_request(visit.head, visit.body or b"", visit.listener, visit.peer)
-    except RemoteProtocolError:
-        return None
-    kept = tuple(field for field in request.headers if field[0] != "snyk-request-id")
-    return msgspec.structs.replace(request, headers=(*kept, ("snyk-request-id", visit.request_id)))
+def route_of(path: str) -> tuple[str, str, str]:
+    """Return a path's first segment in lower case, its second as it is, and the rest with its slash."""
+    first, _, after = path[1:].partition("/")
+    second, slash, rest = after.partition("/")
+    return first.lower(), second, slash + rest
 
 
-def _is_primus(path: str) -> bool:
+def is_primus(path: str) -> bool:
+    """Return whether a path belongs to the tunnel side."""
     return path.startswith("/primus")
-
-
-def _plain(headers: Any) -> list[tuple[str, str]]:
-    """Return headers for the wire; only here a secret among them becomes text."""
-    return [(name, value.reveal() if isinstance(value, Secret) else value) for name, value in headers]

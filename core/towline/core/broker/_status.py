@@ -1,0 +1,50 @@
+"""A server's own pages: its health and who is connected (broker-protocol.md §2.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import unquote
+
+from towline.core._contract import Instant
+from towline.core.broker._answers import JSON, compact
+from towline.core.broker._desk import Desk, Visit
+from towline.core.broker._directory import Directory
+
+
+class StatusPages:
+    """Answers about a directory. No token is shown but to whoever named it."""
+
+    def __init__(self, desk: Desk, directory: Directory, version: str) -> None:
+        self._desk = desk
+        self._directory = directory
+        self._version = version
+
+    def visit(self, visit: Visit, name: str, token: str, now: Instant) -> bool:
+        """Answer a visit whose path begins with `name` and `token`; False if it is no page of these."""
+        if visit.head.method not in ("GET", "HEAD"):
+            return False
+        if name == "connection-status" and token:
+            self._connection(visit, unquote(token), now)
+        elif name == "connections-status" and not token:
+            self._json(visit, 200, self._directory.summary(), now)
+        elif name in ("healthcheck", "") and not token:
+            self._json(visit, 200, {"ok": True, "version": self._version}, now)
+        else:
+            return False
+        return True
+
+    def _connection(self, visit: Visit, token: str, now: Instant) -> None:
+        sessions = self._directory.all_of(token)
+        if not sessions:
+            self._json(visit, 404, {"ok": False}, now, ("x-broker-failure", "no-connection"))
+            return
+        clients = []
+        for session in sessions:
+            entry: dict[str, Any] = {"version": session.version}
+            if session.filters is not None:
+                entry["filters"] = session.filters
+            clients.append(entry)
+        self._json(visit, 200, {"ok": True, "clients": clients}, now)
+
+    def _json(self, visit: Visit, status: int, document: object, now: Instant, *more: tuple[str, str]) -> None:
+        self._desk.respond(visit, status, (JSON, *more), compact(document), now=now)
