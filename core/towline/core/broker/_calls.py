@@ -17,7 +17,7 @@ from towline.core._contract import Data, Instant
 from towline.core._entropy import Entropy
 from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import LIMITS, Limits
-from towline.core.broker._alarms import Alarms, Timed
+from towline.core.broker._alarms import Alarms
 from towline.core.broker._answers import (
     DENIED_OVER_HTTP,
     JSON,
@@ -27,6 +27,7 @@ from towline.core.broker._answers import (
     denial,
     payload_body,
 )
+from towline.core.broker._call import Call
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._directory import Directory, Session
 from towline.core.broker._filter import Denied
@@ -39,26 +40,6 @@ from towline.core.tunnel import RequestPayload, TunnelBusy, TunnelHost, read_chu
 # Older clients have no service channel (broker-protocol.md §2.2).
 _SERVICE_SINCE: Final = "4.209.0"
 _UNKNOWN_STREAM: Final = {"message": "Unable to find request matching streaming id."}
-
-
-class Call(Timed):
-    """One caller's request on its way through a client."""
-
-    __slots__ = ("ack_id", "begun", "decoder", "event", "over", "payload", "session", "undrained", "upload", "visit")
-
-    def __init__(self, visit: Visit, session: Session, event: str, payload: RequestPayload) -> None:
-        super().__init__()
-        self.visit = visit
-        self.session = session
-        self.event = event
-        self.payload = payload
-        self.ack_id: int | None = None
-        self.upload: Visit | None = None
-        self.decoder: UploadDecoder | None = None
-        self.begun = False
-        self.over = False
-        # Bytes that came by event and may still wait in the caller's outbox.
-        self.undrained = 0
 
 
 class Calls:
@@ -122,7 +103,7 @@ class Calls:
         posts = session.posts and not headers.get(WS_RESPONSE)
         stream = self._entropy.uuid4() if posts else ""
         payload = RequestPayload(asked.url, asked.method, headers, asked.body, stream, visit.request_id)
-        self._queue(Call(visit, session, "request", payload), now)
+        self._queue(Call(visit, session, "request", payload, now), now)
 
     def service(self, visit: Visit, token: str, path: str, now: Instant) -> None:
         """Take a service command for a client (broker-protocol.md §2.7)."""
@@ -136,7 +117,7 @@ class Calls:
         asked = incoming(visit, target_of(path or "/", visit.query, visit.head.target), self._limits)
         headers = asked.headers | {"snyk-request-id": visit.request_id, WS_RESPONSE: "true", "x-broker-service": "true"}
         payload = RequestPayload(asked.url, "GET", headers, None, "", visit.request_id)
-        self._queue(Call(visit, session, "service", payload), now)
+        self._queue(Call(visit, session, "service", payload, now), now)
 
     def left(self, visit: Visit, now: Instant) -> None:
         """A caller is gone, or an upload broke off."""

@@ -5,6 +5,7 @@ from towline.core.tunnel._ejson import Date
 from towline.core.tunnel._events import (
     Acked,
     Arrived,
+    AuthorizationAsked,
     HostConfig,
     HttpRequest,
     Identified,
@@ -43,6 +44,7 @@ from towline.core.tunnel._state import CLIENT, SESSION, TRANSPORT
 __all__ = [
     "Acked",
     "Arrived",
+    "AuthorizationAsked",
     "CAPABILITY_POST",
     "CAPABILITY_RECEIVE_POST",
     "CLIENT",

@@ -131,10 +131,10 @@ class Carrier:
         self._upgrade_by = now + self._limits.tunnel_upgrade
         return True
 
-    def end(self) -> None:
+    def end(self, code: int | None = None) -> None:
         """Close in order: a close frame, or a close packet for the poll that is pending or comes next."""
         if self.state == "websocket":
-            self._drop_socket()
+            self._drop_socket(code)
             self._close()
         elif self.state in ("polling", "offered", "probing"):
             self._drop_socket()
@@ -251,11 +251,11 @@ class Carrier:
         if self.state in ("offered", "probing"):
             self._step("offer failed")
 
-    def _drop_socket(self) -> None:
+    def _drop_socket(self, code: int | None = None) -> None:
         """Close the websocket in order, whatever it was for."""
         self._upgrade_by = self._noop_at = None
         if self._frames is not None and self.link is not None:
-            self._frames.send_close()
+            self._frames.send_close(code)
             self._wishes.extend(Transmit(self.link, data) for data in self._frames.output())
             self._wishes.append(Close(self.link))
         self._frames = self._reading = self.link = None

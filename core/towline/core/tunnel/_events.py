@@ -16,6 +16,8 @@ connection, counted from 1. Host side: one `TunnelHost` holds every client's ses
         emit(session, name, args, *, ack=False, now) -> int | None
         acknowledge(session, ack_id, args, *, now)   forget(session, ack_id)
         close_session(session, *, deliberate, now, reason="")  deliberate: `primus::server::close` goes first
+        authorize(exchange, refused, *, now)                   the answer to an AuthorizationAsked
+        stop(now)   close_all(now)                             take no new sessions; end all with 1001
 
 Every call is a fact in the sense of the contract: drain `poll` after it. `emit` raises TunnelBusy (kind
 "too-busy") when the tunnel's outgoing buffer is full; nothing was queued then.
@@ -72,7 +74,11 @@ class TunnelConfig(Record, frozen=True):
 
 
 class HostConfig(Record, frozen=True):
-    """Settings of a server's tunnel side. `tokens` None takes any token, as the stock server does."""
+    """Settings of a server's tunnel side. `tokens` None takes any token, as the stock server does.
+
+    Shape:  with `authorization` each client must prove who it is: AuthorizationAsked
+    Units:  seconds; `credential_life` is how long one proof is good
+    """
 
     tokens: tuple[Secret, ...] | None = None
     capabilities: tuple[str, ...] = ("receive-post-streams",)
@@ -81,6 +87,8 @@ class HostConfig(Record, frozen=True):
     silence: float = 35.0
     minimal_version: str = "4.100.0"
     recommended_version: str = "4.182.0"
+    authorization: bool = False
+    credential_life: float = 65 * 60.0
 
 
 # ── both sides ────────────────────────────────────────────────────────────────
@@ -163,6 +171,19 @@ class Upgrade(Record, frozen=True):
     exchange: int
     link: int
     response: bytes
+
+
+class AuthorizationAsked(Record, frozen=True):
+    """May this client connect under this token? `TunnelHost.authorize(exchange, ...)` answers; its request waits.
+
+    `authorization` is the whole header; `forwarded_for` the asker's, empty without one.
+    """
+
+    exchange: int
+    token: Secret
+    client_id: str
+    authorization: Secret
+    forwarded_for: str
 
 
 class SessionOpened(Record, frozen=True):

@@ -47,6 +47,8 @@ class Asked(Record, frozen=True):
     origin: str | None
     client_id: str
     role: str
+    authorization: Secret
+    forwarded_for: str
     body: bytes
 
     @property
@@ -88,6 +90,8 @@ def read_request(exchange: int, link: int, request: HttpRequest) -> Asked:
         next(iter(_all(request, "origin")), None),
         _one(request, "x-snyk-broker-client-id")[:128],
         (first.get("connection_role") or _one(request, "x-snyk-broker-client-role"))[:128],
+        Secret(_one(request, "authorization")),
+        _one(request, "x-forwarded-for")[:1024],
         request.body,
     )
 
@@ -119,8 +123,8 @@ def refusal(asked: Asked, why: str, status: int = 400) -> Reply:
     return Reply(asked.exchange, status, (*asked.cors, ("Content-Type", "application/json")), body)
 
 
-def unauthorized(asked: Asked) -> Reply:
-    """Return the 401 to a token that is not on the operator's list."""
+def unauthorized(asked: Asked, why: str) -> Reply:
+    """Return the 401 to a client that is not let in."""
     headers = (
         *asked.cors,
         *((("Connection", "close"),) if asked.upgrade else ()),
@@ -129,13 +133,13 @@ def unauthorized(asked: Asked) -> Reply:
         ("Cache-Control", "no-store, no-cache, must-revalidate, max-age=0"),
         ("Pragma", "no-cache"),
     )
-    return Reply(asked.exchange, 401, headers, b'{"error":"Invalid credentials."}')
+    return Reply(asked.exchange, 401, headers, msgspec.json.encode({"error": why}))
 
 
-def crowded(asked: Asked) -> Reply:
-    """Return the 503 to a connection too many."""
+def crowded(asked: Asked, why: str = "Too many connections.") -> Reply:
+    """Return the 503 to a client for whom there is no room at present."""
     headers = (("Connection", "close"), ("Content-Type", "application/json"), ("Retry-After", "1"))
-    return Reply(asked.exchange, 503, (*asked.cors, *headers), b'{"error":"Too many connections."}')
+    return Reply(asked.exchange, 503, (*asked.cors, *headers), msgspec.json.encode({"error": why}))
 
 
 def switching(key: str) -> bytes | None:

@@ -6,7 +6,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from towline.core._contract import Instant, Record
 from towline.core._entropy import Entropy
@@ -14,9 +14,13 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._secret import Secret
 from towline.core._wire import Ended, Lost, Received, Wake, WireFact
+from towline.core.tunnel._admission import INVALID, Admission, credential_of
 from towline.core.tunnel._events import HostConfig, HttpRequest, Reply
 from towline.core.tunnel._requests import Asked, aside, crowded, read_request, refusal, unauthorized
 from towline.core.tunnel._session import Session
+
+GOING_AWAY: Final = 1001
+"""Close code of a server that stops (RFC 6455 §7.4.1)."""
 
 
 class TunnelHost:
@@ -41,6 +45,8 @@ class TunnelHost:
         self._polls: dict[int, int] = {}
         self._per_token: dict[Secret, int] = {}
         self._taken = 0
+        self._admission = Admission(limits) if config.authorization else None
+        self._stopping = False
         # A lazy heap: an entry may be too early, never too late. `_armed` holds each session's earliest entry.
         self._timers: list[tuple[Instant, int]] = []
         self._armed: dict[int, Instant] = {}
@@ -94,6 +100,46 @@ class TunnelHost:
             held.close(reason, now, deliberate=deliberate)
             self._keep(held, now)
 
+    def authorize(self, exchange: int, refused: str | None, *, now: Instant, status: int = 401) -> None:
+        """Answer an AuthorizationAsked: None lets the client in, a text says why not. Nothing if it has left."""
+        asked = self._admission.take(exchange) if self._admission is not None else None
+        if asked is None:
+            return
+        if refused is None:
+            self._proceed(asked, now)
+        else:
+            self._wishes.append(unauthorized(asked, refused) if status == 401 else crowded(asked, refused))
+
+    def renew(self, session: int, authorization: Secret, now: Instant) -> None:
+        """Take note of a credential of this session's client that was found good."""
+        held = self._sessions.get(session)
+        if held is not None and not held.closed:
+            held.admit(credential_of(held.client_id, authorization), now)
+            self._keep(held, now)
+
+    def vouches(self, session: int, authorization: str) -> bool:
+        """Return whether who shows this header is the client of this session."""
+        held = self._sessions.get(session)
+        return held is not None and any(credential.vouches(authorization) for credential in held.credentials)
+
+    def find(self, token: Secret, client_id: str, role: str) -> int | None:
+        """Return the session of this client in this role, the newest one."""
+        found = None
+        for session in self._sessions.values():
+            if session.client_id == client_id and session.role == role and session.token == token:
+                found = session.number
+        return found
+
+    def stop(self) -> None:
+        """Open no more sessions."""
+        self._stopping = True
+
+    def close_all(self, now: Instant) -> None:
+        """End every session in order: the server goes away, and the clients may come back."""
+        for session in list(self._sessions.values()):
+            session.close("the server stops", now, code=GOING_AWAY)
+            self._keep(session, now)
+
     # ── facts ──────────────────────────────────────────────────────────────────
     def request(self, exchange: int, link: int, request: HttpRequest, now: Instant) -> None:
         """Take a whole request whose path begins with /primus. It is answered by Reply or Upgrade, perhaps later."""
@@ -104,8 +150,19 @@ class TunnelHost:
         if answer is not None:
             self._wishes.append(answer)
         elif not self._knows(asked.token):
-            self._wishes.append(unauthorized(asked))
-        elif asked.transport not in ("polling", "websocket"):
+            self._wishes.append(unauthorized(asked, INVALID))
+        elif self._admission is not None:
+            session = self._by_sid.get(asked.sid) if asked.sid is not None else None
+            said = self._admission.examine(asked, session.credentials if session is not None else ())
+            if said is None:
+                self._proceed(asked, now)
+            else:
+                self._wishes.append(said)
+        else:
+            self._proceed(asked, now)
+
+    def _proceed(self, asked: Asked, now: Instant) -> None:
+        if asked.transport not in ("polling", "websocket"):
             self._wishes.append(refusal(asked, "transport"))
         elif asked.sid is not None:
             self._resume(asked, asked.sid, now)
@@ -114,6 +171,8 @@ class TunnelHost:
 
     def gone(self, exchange: int, now: Instant) -> None:
         """The asker of this exchange left before its Reply."""
+        if self._admission is not None:
+            self._admission.take(exchange)
         session = self._by_poll.get(exchange)
         if session is not None and session.carrier.exchange == exchange:
             session.carrier.gone()
@@ -165,6 +224,8 @@ class TunnelHost:
             self._wishes.append(refusal(asked, "method"))
         elif (asked.transport == "websocket") != asked.upgrade:
             self._wishes.append(refusal(asked, "request"))
+        elif self._stopping:
+            self._wishes.append(crowded(asked, "The server stops."))
         elif (
             len(self._sessions) >= self._limits.tunnel_sockets
             or self._per_token.get(asked.token, 0) >= self._limits.tunnel_sockets_per_token
@@ -184,6 +245,8 @@ class TunnelHost:
             if not session.begin(asked, now):
                 self._wishes.append(refusal(asked, "request"))
                 return
+            if self._admission is not None:
+                session.admit(credential_of(asked.client_id, asked.authorization), now)
             self._sessions[session.number] = session
             self._by_sid[session.sid] = session
             self._per_token[session.token] = self._per_token.get(session.token, 0) + 1

@@ -14,6 +14,7 @@ from towline.core._secret import Secret
 from towline.core._wire import Note
 from towline.core.tunnel import _ejson, _emitter, _primus
 from towline.core.tunnel import _engineio as engineio
+from towline.core.tunnel._admission import Credential
 from towline.core.tunnel._carrier import Carrier
 from towline.core.tunnel._engineio import Handshake, Packet
 from towline.core.tunnel._events import (
@@ -53,8 +54,10 @@ class Session:
         self.carrier: Final = Carrier(asked.revision, wishes=wishes, entropy=entropy, limits=limits)
         self.closed = False
         self.identified = False
-        self._role = asked.role
-        self._client_id = asked.client_id
+        # What the session was opened with, and what it was last renewed by, if it was.
+        self.credentials: tuple[Credential, ...] = ()
+        self.role: Final = asked.role
+        self.client_id: Final = asked.client_id
         self._config = config
         self._wishes = wishes
         self._limits = limits
@@ -69,6 +72,7 @@ class Session:
         self._message_by: Instant | None = None
         self._identify_by: Instant | None = None
         self._fetched_by: Instant | None = None
+        self._stale_at: Instant | None = None
 
     def __repr__(self) -> str:
         return f"Session(number={self.number}, state={self.carrier.state}, identified={self.identified})"
@@ -83,7 +87,7 @@ class Session:
             self.carrier.begin_polling(asked, opening)
         elif not self.carrier.begin_websocket(asked, opening):
             return False
-        self._wishes.append(SessionOpened(self.number, self.token, self._role, self._client_id))
+        self._wishes.append(SessionOpened(self.number, self.token, self.role, self.client_id))
         self._send_message(_emitter.write_event("identify", [{"capabilities": config.capabilities}]))
         self.carrier.flush()
         self._message_by = now + config.silence
@@ -93,6 +97,11 @@ class Session:
         else:
             self._pong_by = now + config.ping_interval + config.ping_timeout
         return True
+
+    def admit(self, credential: Credential, now: Instant) -> None:
+        """Take note of a credential that was found good; without another one the session ends when it is stale."""
+        self.credentials = (*self.credentials[:1], credential)
+        self._stale_at = now + self._config.credential_life
 
     # ── commands ───────────────────────────────────────────────────────────────
     def emit(self, name: str, args: Sequence[Any], ack: bool) -> int | None:
@@ -116,7 +125,9 @@ class Session:
     def forget(self, ack_id: int) -> None:
         self._pending.discard(ack_id)
 
-    def close(self, reason: str, now: Instant, *, deliberate: bool = False, lost: bool = False) -> None:
+    def close(
+        self, reason: str, now: Instant, *, deliberate: bool = False, lost: bool = False, code: int | None = None
+    ) -> None:
         """End the session: deliberately (the client stays away), in order, or because it is `lost`."""
         if self.closed:
             return
@@ -126,15 +137,15 @@ class Session:
         else:
             if deliberate:
                 self._send_message(_primus.SERVER_CLOSE)
-            self.carrier.end()
-        self._ping_at = self._pong_by = self._message_by = self._identify_by = None
+            self.carrier.end(code)
+        self._ping_at = self._pong_by = self._message_by = self._identify_by = self._stale_at = None
         self._fetched_by = now + self._limits.tunnel_identify if self.carrier.state == "ending" else None
         self._held.clear()
         self._wishes.append(SessionClosed(self.number, reason, self.identified))
 
     # ── facts ──────────────────────────────────────────────────────────────────
     def deadline(self) -> Instant | None:
-        timers = (self._ping_at, self._pong_by, self._message_by, self._identify_by, self._fetched_by)
+        timers = (self._ping_at, self._pong_by, self._message_by, self._identify_by, self._fetched_by, self._stale_at)
         return min((at for at in (*timers, self.carrier.deadline()) if at is not None), default=None)
 
     def wake(self, now: Instant) -> None:
@@ -144,6 +155,8 @@ class Session:
             self.carrier.forget()
         elif _due(self._identify_by, now):
             self.close("no identify in time", now)
+        elif _due(self._stale_at, now):
+            self.close("stale credentials", now, deliberate=True)
         elif _due(self._message_by, now):
             self.close("no message in time", now)
         elif _due(self._pong_by, now):
@@ -237,8 +250,8 @@ class Session:
             Identified(
                 self.number,
                 self.token,
-                said.role or self._role,
-                said.client_id or self._client_id,
+                said.role or self.role,
+                said.client_id or self.client_id,
                 said.version,
                 said.capabilities,
                 said.metadata,
