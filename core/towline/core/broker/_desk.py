@@ -30,6 +30,7 @@ class Visit:
         "limit",
         "link",
         "listener",
+        "node",
         "number",
         "path",
         "peer",
@@ -49,6 +50,8 @@ class Visit:
         self.listener = seat.listener
         self.peer = seat.peer
         self.path, _, self.query = head.target.partition("?")
+        # For a request that another node of the cluster handed on: how it is told that it has to go on looking.
+        self.node: str | None = None
         # The whole body, once it is there; None for a request without one.
         self.body: bytes | None = None
         self.pieces: list[bytes] = []

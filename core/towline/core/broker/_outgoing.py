@@ -27,7 +27,8 @@ class Errand(Timed):
     """One request, and what is known of it.
 
     `length` or `chunked` announce a body that `Outgoing.send` brings. `repeatable` says that asking twice changes
-    nothing. `counts` adds the established client's count of tries to the headers (broker-protocol.md §2.3).
+    nothing, `retries` how often a link that does not open is dialled again. `counts` adds the established client's
+    count of tries to the headers (broker-protocol.md §2.3).
     """
 
     __slots__ = (
@@ -47,6 +48,7 @@ class Errand(Timed):
         "owner",
         "patience",
         "repeatable",
+        "retries",
         "target",
         "url",
     )
@@ -64,6 +66,7 @@ class Errand(Timed):
         chunked: bool = False,
         repeatable: bool | None = None,
         counts: bool = False,
+        retries: int = RETRIES,
         patience: float = 600.0,
     ) -> None:
         super().__init__()
@@ -77,6 +80,7 @@ class Errand(Timed):
         self.chunked = chunked
         self.repeatable = method in ("GET", "HEAD") if repeatable is None else repeatable
         self.counts = counts
+        self.retries = retries
         # Seconds without any progress after which it is given up.
         self.patience = patience
         self.attempt = 0
@@ -302,7 +306,7 @@ class Outgoing:
         errand.line = None
         errand.errors.append(_code(lost))
         whole = not errand.streams or errand.kept is not None
-        if whole and errand.attempt < RETRIES and lost.kind not in ("address-blocked", "tls-error"):
+        if whole and errand.attempt < errand.retries and lost.kind not in ("address-blocked", "tls-error"):
             errand.attempt += 1
             self._alarms.set(errand, now + RETRY_AFTER)
         else:
