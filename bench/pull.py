@@ -17,13 +17,10 @@ Ratios are of medians. Exit code 1 when a way that was asked for could not be ru
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
-import platform
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -32,6 +29,7 @@ from typing import Any
 
 import nginx
 from image import MIB, Image, make_image
+from machine import machine, towline_command
 from measure import Cost, Failure, run_pipeline
 
 WAYS = ("floor", "curl", "skopeo", "towline")
@@ -86,16 +84,6 @@ def towline(image: Image, address: str, out: Path) -> Cost:
     cost = run_pipeline([command])
     _kept(out / "blobs" / "sha256" / image.layer.removeprefix("sha256:"), image)
     return cost
-
-
-def towline_command() -> list[str]:
-    """Return how towline is started here; raise Failure where it cannot be."""
-    beside = Path(sys.executable).with_name("towline")
-    if beside.exists():
-        return [str(beside)]
-    if importlib.util.find_spec("towline") and importlib.util.find_spec("towline.__main__"):
-        return [sys.executable, "-m", "towline"]
-    raise Failure("towline is not installed for this Python (make .venv/.agent)")
 
 
 def _kept(path: Path, image: Image) -> None:
@@ -184,39 +172,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> dict[str, str]:
-    """Return what the numbers were made on."""
-    processor = platform.processor() or platform.machine()
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-        processor = next(
-            (line.split(":", 1)[1].strip() for line in text.splitlines() if line.startswith("model name")), processor
-        )
-    except OSError:
-        pass
-    return {
-        "processor": f"{processor}, {os.cpu_count()} cores",
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
-        "towline": version_of("towline", "version"),
-        "curl": version_of("curl", "--version"),
-        "openssl": version_of("openssl", "version"),
-        "skopeo": version_of("skopeo", "--version"),
-        "nginx": version_of(nginx.program() or "nginx", "-v"),
-    }
-
-
-def version_of(program: str, flag: str) -> str:
-    """Return the first line a program says about itself, or that it is not here."""
-    try:
-        command = towline_command() if program == "towline" else [program]
-        told = subprocess.run([*command, flag], capture_output=True, text=True, timeout=30)
-    except (OSError, Failure, subprocess.TimeoutExpired):
-        return "not here"
-    lines = (told.stdout + told.stderr).strip().splitlines()
-    return lines[0].split(" (")[0] if lines and told.returncode == 0 else "not here"
-
-
 def work_folder(size: int) -> Path | None:
     """Return shared memory where it has room for the layer and its copies, so that no disk is measured."""
     memory = Path("/dev/shm")
@@ -242,7 +197,7 @@ def main(arguments: list[str] | None = None) -> int:
         with nginx.serving(image, work / "nginx") as address:
             costs, absent = measure(image, address, ways, options.rounds, work)
         rows = summary(costs, image)
-    on = machine()
+    on = machine("towline", "curl", "openssl", "skopeo", "nginx")
     if options.output == "json":
         print(
             json.dumps(

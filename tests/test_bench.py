@@ -1,4 +1,4 @@
-"""The bench runs, small: every way is measured and proven, and a way that cannot run says so."""
+"""The benches run, small: every way is measured and proven, and a way that cannot run says so."""
 
 from __future__ import annotations
 
@@ -48,6 +48,72 @@ def test_a_way_that_cannot_run_says_so(
     assert [row["way"] for row in told["rows"]] == ["floor"]
     assert "skopeo" in told["absent"]
     assert "bench: skopeo: " in errors
+
+
+# ── the broker ────────────────────────────────────────────────────────────────
+def broker(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    command = [sys.executable, str(BENCH / "broker.py"), "--tiny", "--json", "-", *arguments]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=100)
+    return told.returncode, json.loads(told.stdout) if told.stdout else {}, told.stderr
+
+
+def test_every_row_of_the_broker_is_measured() -> None:
+    code, told, errors = broker()
+    assert told, errors
+    assert set(told["missing"]) <= {"nginx", "idle-tls"}
+    samples = {row: ways["ours"] for row, ways in told["samples"].items()}
+    for row in ("small.2.rps", "cpu.2.both", "stream.mib_s", "rss.stream.client", "start.connected", "idle.p99_ms"):
+        assert [value > 0 for value in samples[row]] == [True], row
+    assert samples["rss.idle.server"][0] > 10
+    # A tenth of a second at each level says little, but a request that costs a hundredth of one is broken.
+    assert samples["small.2.p50_ms"][0] < 100
+
+
+@pytest.mark.interop
+def test_the_stock_pair_is_measured_beside_ours(peer: Callable[[str], str]) -> None:
+    peer("snyk-broker-server")
+    peer("nginx")
+    code, told, errors = broker("--only", "small,stream", "--ways", "stock,our server,our client")
+    assert (code, told["missing"]) == (0, {}), errors
+    assert set(told["samples"]["small.2.rps"]) == {"stock", "our server", "our client"}
+    assert set(told["samples"]["stream.mib_s"]) == {"stock", "our server", "our client", "nginx"}
+
+
+def test_a_pair_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    code, told, errors = broker("--only", "start", "--ways", "stock")
+    assert code == 1, errors
+    assert "stock" in told["missing"]
+    assert told["samples"] == {}
+
+
+def test_a_row_that_is_none_is_refused() -> None:
+    command = [sys.executable, str(BENCH / "broker.py"), "--only", "smal"]
+    told = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert told.returncode == 2
+    assert "expected --only of" in told.stderr
+
+
+def test_goals_are_of_medians_of_one_run() -> None:
+    code = """
+import json, sys
+from broker_table import lines, unmet
+kept = json.loads(sys.argv[1])
+print(json.dumps([[(line["ratio"], line["met"]) for line in lines(kept)], unmet(kept)]))
+"""
+    kept = {
+        "small.1.rps": {"stock": [100, 90, 500], "ours": [290, 310, 10]},
+        "small.16.rps": {"stock": [100, 100], "ours": [510, 510]},
+        "cpu.16.server": {"stock": [1.0], "ours": [0.1], "our server": [0.6]},
+        "idle.kib": {"ours": [25.0]},
+        "start.connected": {"ours": [0.3]},
+    }
+    told = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(kept)], cwd=BENCH, capture_output=True, text=True, timeout=30
+    )
+    found, missed = json.loads(told.stdout)
+    assert found == [[2.9, False], [5.1, True], [0.6, False], [None, None], [None, False]]
+    assert len(missed) == 3
 
 
 @pytest.mark.parametrize("size", ["", "M", "1T", "-1", "1.5G"])
