@@ -58,7 +58,7 @@ def broker(*arguments: str) -> tuple[int, dict[str, Any], str]:
 
 
 def test_every_row_of_the_broker_is_measured() -> None:
-    code, told, errors = broker()
+    _, told, errors = broker()
     assert told, errors
     assert set(told["missing"]) <= {"nginx", "idle-tls"}
     samples = {row: ways["ours"] for row, ways in told["samples"].items()}
