@@ -26,6 +26,7 @@ from towline.core.tunnel._websocket import (
     accept_value,
     frame,
     key_is_sound,
+    masked,
 )
 
 MASK = b"\x01\x02\x03\x04"
@@ -84,6 +85,50 @@ def test_messages_arrive_whole_however_cut(texts: list[str], cuts: list[int]) ->
         got += take(receiver, wire[at : at + size])
         at, turn = at + size, turn + 1
     assert got == [Text(text.encode()) for text in texts]
+
+
+def frames() -> st.SearchStrategy[bytes]:
+    """Frames of every kind, most of them sound: opcode, flags, mask, and the length in as many bytes as it likes."""
+
+    def build(first: int, payload: bytes, mask: bytes | None, form: int) -> bytes:
+        flag = 0x80 if mask is not None else 0
+        form = max(form, 0 if len(payload) < 126 else 1)
+        length = [bytes([flag | (len(payload) & 0x7F)]), bytes([flag | 126]), bytes([flag | 127])][form]
+        if form:
+            length += len(payload).to_bytes([0, 2, 8][form], "big")
+        return bytes([first]) + length + (b"" if mask is None else mask + bytes(masked(payload, mask)))
+
+    first = st.sampled_from([0x81] * 6 + [0x01, 0x00, 0x80, 0x80, 0x89, 0x8A, 0x82, 0x88, 0xC1, 0x83])
+    payload = st.one_of(st.text(max_size=200).map(str.encode), st.binary(max_size=6), st.just(b"a" * 130))
+    return st.builds(build, first, payload, st.sampled_from([MASK, MASK, MASK, None]), st.sampled_from([0, 0, 0, 1, 2]))
+
+
+@given(st.lists(frames(), max_size=6), st.lists(st.integers(1, 300), min_size=1, max_size=8), st.booleans())
+def test_ordinary_frames_are_read_as_wsproto_reads_them(wires: list[bytes], cuts: list[int], bounded: bool) -> None:
+    wire = b"".join(wires)
+
+    def read(whole_text: int) -> tuple[list[FrameEvent], list[bytes]]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("towline.core.tunnel._websocket._WHOLE_TEXT", whole_text)
+            socket = server(message=100 if bounded else None)
+            events: list[FrameEvent] = []
+            at = turn = 0
+            while at < len(wire):
+                size = cuts[turn % len(cuts)]
+                events += take(socket, wire[at : at + size])
+                at, turn = at + size, turn + 1
+            return events, [bytes(data) for data in socket.output()]
+
+    assert read(0x81) == read(-1)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 4, 5, 511, 512, 513, 70_003])
+@pytest.mark.parametrize("mask", [b"\0\0\0\0", MASK, b"\xff\0\x80\0"])
+def test_a_mask_is_what_the_rfc_says(size: int, mask: bytes) -> None:
+    payload = bytes(i % 251 for i in range(size))
+    under = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
+    assert bytes(masked(payload, mask)) == under
+    assert bytes(masked(under, mask)) == payload
 
 
 def test_a_clients_masks_differ_and_come_from_the_entropy() -> None:

@@ -1,7 +1,8 @@
 """RFC 6455 after the handshake: frames in, whole messages out, and the other way round.
 
-wsproto reads and judges every frame. Frames are written here: wsproto would draw a client's masking keys from the
-operating system, and chance is an argument in the core.
+An ordinary frame (a whole text message in one frame, masked as its sender must) is read here; wsproto reads and judges
+every other, and a test holds the two against each other. Frames are written here: wsproto would draw a client's masking
+keys from the operating system, and chance is an argument in the core.
 
 Three things are bounded that a correct peer may still overdo. A message's length is refused as soon as it is
 announced. Pings are answered a hundred times a second, after that only the latest of each second. And what is sent
@@ -27,7 +28,6 @@ from wsproto.frame_protocol import (
     Opcode,
     ParseFailed,
     RsvBits,
-    XorMaskerSimple,
 )
 
 from towline.core._contract import Data, Instant, Record
@@ -40,9 +40,15 @@ TEXT: Final = 0x1
 CLOSE: Final = 0x8
 PING: Final = 0x9
 PONG: Final = 0xA
+_WHOLE_TEXT: Final = 0x80 | TEXT
+_NOT_UTF8: Final = "text that is not UTF-8"
 
 MARK_EVERY: Final = 256 * 1024
 MARK: Final = b"towline:"
+
+# Up to here one exclusive or of two long numbers is the fastest way to mask, above it four look-ups in a table.
+_ONE_NUMBER: Final = 512
+_XOR: Final = [bytes(byte ^ key for byte in range(256)) for key in range(256)]
 
 
 class Text(Record, frozen=True):
@@ -90,18 +96,28 @@ def frame(opcode: int, payload: Data, mask: bytes | None = None) -> bytes:
     """Return one whole frame, masked with the four bytes of `mask` if given (RFC 6455 §5.2)."""
     size = len(payload)
     flag = 0x80 if mask is not None else 0
-    head = bytearray([0x80 | opcode])
     if size <= 125:
-        head.append(flag | size)
+        head = bytes((0x80 | opcode, flag | size))
     elif size <= 0xFFFF:
-        head.append(flag | 126)
-        head += size.to_bytes(2, "big")
+        head = bytes((0x80 | opcode, flag | 126, size >> 8, size & 0xFF))
     else:
-        head.append(flag | 127)
-        head += size.to_bytes(8, "big")
+        head = bytes((0x80 | opcode, flag | 127)) + size.to_bytes(8, "big")
     if mask is None:
         return b"".join((head, payload))
-    return b"".join((head, mask, XorMaskerSimple(mask).process(bytearray(payload))))
+    return b"".join((head, mask, masked(payload, mask)))
+
+
+def masked(payload: Data, mask: bytes) -> Data:
+    """Return the payload under the four bytes of `mask`, or out from under them."""
+    size = len(payload)
+    if size <= _ONE_NUMBER:
+        key = (mask * (size // 4 + 1))[:size]
+        return (int.from_bytes(payload, "little") ^ int.from_bytes(key, "little")).to_bytes(size, "little")
+    out = bytearray(payload)
+    for at, byte in enumerate(mask):
+        if byte:
+            out[at::4] = out[at::4].translate(_XOR[byte])
+    return out
 
 
 class _LengthGuard(Extension):
@@ -155,6 +171,13 @@ class WebSocket:
         self._limits = limits
         guard = _LengthGuard(message if message is not None else limits.ws_message)
         self._frames = FrameProtocol(client=self._client, extensions=[guard])
+        self._bound = guard.bound
+        # A frame that has come in part, and how long it must be before it can be read on; a frame that wsproto reads,
+        # how much of it is still to come; and whether the messages of such frames are between two fragments.
+        self._held = bytearray()
+        self._needed = 2
+        self._foreign = 0
+        self._fragmented = False
         self._message = bytearray()
         self._fragments = 0
         self._out: deque[bytes] = deque()
@@ -182,10 +205,75 @@ class WebSocket:
 
         The caller acts on each before it asks for the next, so that it matters to no one how the bytes were cut.
         """
-        if self._over:
-            return
+        wire = bytes(data)
+        at = 0
+        while at < len(wire) and not self._over:
+            if self._foreign:
+                piece = wire[at : at + self._foreign]
+                at += len(piece)
+                self._foreign -= len(piece)
+                yield from self._judged(piece, now)
+                continue
+            if self._held:
+                more = self._needed - len(self._held)
+                self._held += wire[at : at + more]
+                at += more
+                if len(self._held) < self._needed:
+                    return
+                wire, at = bytes(self._held) + wire[at:], 0
+                self._held = bytearray()
+            size = self._next_frame(wire, at)
+            if len(wire) - at < self._needed:
+                self._held += wire[at:]
+                return
+            if not self._foreign:
+                event = self._text(wire[at + self._needed - size : at + self._needed], wire, at)
+                at += self._needed
+                yield event
+            self._needed = 2
+
+    def _next_frame(self, wire: bytes, at: int) -> int:
+        """Look at the head of a frame, as far as it is here; return the size of an ordinary one's payload.
+
+        `_needed` is how many bytes must be here before it can be read on; `_foreign` is set for what is not ordinary.
+        """
+        here = len(wire) - at
+        if here < 2:
+            return 0
+        first, second = wire[at], wire[at + 1]
+        size, self._needed, least = second & 0x7F, 2, 0
+        if size >= 126:
+            self._needed, least = (4, 126) if size == 126 else (10, 0x10000)
+            if here < self._needed:
+                return 0
+            size = int.from_bytes(wire[at + 2 : at + self._needed], "big")
+        masks = 4 if second & 0x80 else 0
+        whole = self._needed + masks + size
+        mine = first == _WHOLE_TEXT and not self._fragmented and bool(masks) != self._client
+        if mine and least <= size <= self._bound:
+            self._needed = whole
+            return size
+        if first & 0x0F < CLOSE:
+            self._fragmented = first < 0x80
+        self._foreign = whole
+        return 0
+
+    def _text(self, payload: bytes, wire: bytes, at: int) -> Text | Violated:
+        """Return the message of an ordinary frame."""
+        if not self._client:
+            start = at + self._needed - len(payload)
+            payload = bytes(masked(payload, wire[start - 4 : start]))
+        if not payload.isascii():
+            try:
+                payload.decode()
+            except UnicodeDecodeError:
+                return self._violated(CloseReason.INVALID_FRAME_PAYLOAD_DATA, _NOT_UTF8)
+        return Text(payload)
+
+    def _judged(self, piece: bytes, now: Instant) -> Iterator[FrameEvent]:
+        """Let wsproto read bytes of a frame that is not ordinary."""
         try:
-            self._frames.receive_bytes(bytes(data))
+            self._frames.receive_bytes(piece)
             for part in self._frames.received_frames():
                 event = self._take(part, now)
                 if event is not None:
@@ -195,7 +283,7 @@ class WebSocket:
         except ParseFailed as broken:
             # wsproto names the place of the byte in its piece, which depends on how the stream was cut.
             bad_text = broken.code == CloseReason.INVALID_FRAME_PAYLOAD_DATA
-            yield self._violated(int(broken.code), "text that is not UTF-8" if bad_text else str(broken))
+            yield self._violated(int(broken.code), _NOT_UTF8 if bad_text else str(broken))
 
     def send_text(self, payload: Data) -> None:
         """Queue one text message: UTF-8 bytes."""
