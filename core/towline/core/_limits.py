@@ -138,6 +138,23 @@ class Limits(Record, frozen=True):
     # A small answer goes as one event (design.md §5).
     answer_inline: int = 16 * KIB
 
+    # Several server nodes (security.md §8): others that a node keeps count of, questions to the directory that wait
+    # for an answer, and how long one may; what it answered is believed for a second, for so many tokens.
+    nodes: int = 1_024
+    node_questions: int = 1_024
+    node_answer: float = 2.0
+    node_memory: float = 1.0
+    node_memories: int = 10_000
+    # How far apart the clocks of two nodes may be: both follow the directory's.
+    node_skew: float = 30.0
+    # Nodes are near each other; one that cannot be reached is left alone for a while.
+    node_connect: float = 2.0
+    node_rest: float = 5.0
+    # An upload's first bytes while the directory is asked whose it is, and one node's page of a token's clients.
+    node_held: int = 1 * MIB
+    node_page: int = 4 * MIB
+    node_page_time: float = 5.0
+
     links_per_origin: int = 8
     links_idle: float = 60.0
     layers_at_once: int = 4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 from towline.core._script import Broken
 from towline.core._secret import Secret
@@ -13,6 +13,9 @@ JSON: Final = ("Content-Type", "application/json; charset=utf-8")
 RETRY_SOON: Final = ("Retry-After", "1")
 WS_RESPONSE: Final = "x-broker-ws-response"
 
+# Why no client serves a token.
+Missing: TypeAlias = Literal["no-connection", "connection-not-ready", "bad-request"]
+
 DENIED_OVER_HTTP: Final = "Request does not match any accept rule, blocking HTTP request"
 DENIED_OVER_TUNNEL: Final = "[Websocket Flow][Blocked Request] Does not match any accept rule"
 
@@ -20,6 +23,22 @@ DENIED_OVER_TUNNEL: Final = "[Websocket Flow][Blocked Request] Does not match an
 def compact(document: object) -> bytes:
     """Return a document of ours as compact ASCII JSON."""
     return json.dumps(document, separators=(",", ":")).encode("ascii")
+
+
+def no_client(missing: Missing) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Return status, headers and body for a token that no client serves at the moment, by the reason."""
+    status = {"no-connection": 404, "connection-not-ready": 503, "bad-request": 400}[missing]
+    headers = [("x-broker-failure", missing), JSON]
+    if status == 503:
+        headers.append(RETRY_SOON)
+    return status, headers, compact({"ok": False})
+
+
+def clients_page(clients: list[Any]) -> tuple[int, list[tuple[str, str]], bytes]:
+    """Return status, headers and body of the page that shows a token's clients."""
+    if not clients:
+        return 404, [JSON, ("x-broker-failure", "no-connection")], compact({"ok": False})
+    return 200, [JSON], compact({"ok": True, "clients": clients})
 
 
 def denial(reason: str, url: str) -> dict[str, Any]:

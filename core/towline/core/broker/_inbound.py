@@ -39,6 +39,11 @@ def incoming(visit: Visit, url: str, limits: Limits = LIMITS) -> Incoming:
     return Incoming(visit.head.method, url, headers, body)
 
 
+def is_marked(visit: Visit) -> bool:
+    """Return whether a request says that asking twice changes nothing, so that another client may be asked too."""
+    return bool(visit.head.get("idempotency-key"))
+
+
 def without_context(path: str) -> tuple[str, str | None]:
     """Cut `/ctx/<id>/` out of a path, where it comes first; return the id too."""
     found = _CONTEXT.search(path)
