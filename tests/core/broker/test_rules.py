@@ -58,9 +58,9 @@ def test_rules_are_shown_without_credentials() -> None:
     assert rules.shown() == {
         "public": [],
         "private": [
-            {"method": "post", "path": "/a", "origin": "***@host", "valid": valid},
-            {"method": "get", "path": "/b", "origin": "https://host", "auth": {"scheme": "basic"}},
-            {"method": "get", "path": "/c", "auth": {"scheme": "token"}},
+            {"method": "POST", "path": "/a", "origin": "***@host", "valid": valid},
+            {"method": "GET", "path": "/b", "origin": "https://host", "auth": {"scheme": "basic"}},
+            {"method": "GET", "path": "/c", "auth": {"scheme": "token"}},
         ],
     }
     assert "canary" not in str(rules.shown())

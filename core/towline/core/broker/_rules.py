@@ -190,7 +190,7 @@ def _condition(entry: Any, where: str, warnings: list[str]) -> Condition:
 
 
 def _shown(rule: Rule) -> dict[str, Any]:
-    shown: dict[str, Any] = {"method": rule.method.lower(), "path": rule.path}
+    shown: dict[str, Any] = {"method": "any" if rule.method == "ANY" else rule.method, "path": rule.path}
     if rule.origin is not None:
         shown["origin"] = rule.origin if "@" not in rule.origin else "***@" + rule.origin.rpartition("@")[2]
     if rule.auth is not None:
