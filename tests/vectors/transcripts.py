@@ -42,7 +42,7 @@ from towline.core.registry import (
     Platform,
     Registry,
     download_blob,
-    list_catalogue,
+    find_dialect,
     list_repositories,
     list_tags,
     ping,
@@ -89,7 +89,7 @@ def _registry(document: dict[str, Any], operation: dict[str, Any]) -> Registry:
     credentials = Credentials(who["username"], Secret(who["password"])) if who and who.get("password") else None
     return Registry(
         config["base_url"],
-        dialect=document["type"],
+        dialect=find_dialect(document["type"]),
         entropy=Entropy(b"a transcript's seed"),
         credentials=credentials,
         allowed_realm_hosts=config.get("extra_realm_hosts", ()),
@@ -112,7 +112,7 @@ def _operation(registry: Registry, operation: dict[str, Any]) -> Step[dict[str, 
             found = yield from list_repositories(registry, page_size=page_size)
             return {"repositories": list(found.items)}
         case "probe-catalog":
-            found = yield from list_catalogue(registry, page_size=page_size)
+            found = yield from list_repositories(registry, page_size=page_size, via="registry")
             return {"repositories": list(found.items)}
         case "get-manifest":
             platform = Platform.parse(operation["platform"])

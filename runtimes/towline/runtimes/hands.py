@@ -26,6 +26,7 @@ from towline.core.registry import (
     Manifest,
     Platform,
     Registry,
+    find_dialect,
     get_manifest,
     list_repositories,
     list_tags,
@@ -71,7 +72,9 @@ class Session:
         self.registry = Registry(
             base,
             entropy=Entropy(os.urandom(32)),
-            dialect=arguments.type or ("docker-hub" if authority in ("docker.io", "registry-1.docker.io") else "oci"),
+            dialect=find_dialect(
+                arguments.type or ("docker-hub" if authority in ("docker.io", "registry-1.docker.io") else "oci")
+            ),
             credentials=_credentials(arguments, authority, repository),
             plain_http=arguments.plain_http,
             allowed_realm_hosts=arguments.realm_host,

@@ -8,7 +8,7 @@ import pytest
 from registry_tools import Outcome, asks, breaks, gives, play, registry
 
 from towline.core import LIMITS, Limits, Secret
-from towline.core.registry import Credentials, list_catalogue, list_repositories, list_tags
+from towline.core.registry import Credentials, find_dialect, list_repositories, list_tags
 
 TAGS = "/v2/a/b/tags/list"
 
@@ -69,7 +69,7 @@ def test_null_is_an_empty_list() -> None:
     bodies: tuple[dict[str, list[str] | None], ...] = ({"tags": None}, {}, {"tags": []})
     for body in bodies:
         assert tags(asks(f"{TAGS}?n=100"), gives(json=body)).value.complete
-    done = play(list_catalogue(registry()), asks("/v2/_catalog?n=100"), gives(json={"repositories": None}))
+    done = play(list_repositories(registry()), asks("/v2/_catalog?n=100"), gives(json={"repositories": None}))
     assert done.value.items == ()
 
 
@@ -152,7 +152,7 @@ def test_a_callers_limit() -> None:
 def test_a_page_size_that_is_too_large_is_halved() -> None:
     refusal = {"errors": [{"code": "PAGINATION_NUMBER_INVALID", "message": "no", "detail": {"n": 100}}]}
     done = play(
-        list_catalogue(registry()),
+        list_repositories(registry()),
         asks("/v2/_catalog?n=100"),                 gives(400, json=refusal),
         asks("/v2/_catalog?n=50"),                  gives(400, json=refusal),
         asks("/v2/_catalog?n=25"),                  gives(json={"repositories": ["a"]}),
@@ -189,7 +189,7 @@ HUB = "https://hub.docker.com/v2"
 
 
 def hub(who: bool = True, **options: Any) -> Any:
-    of = registry("", dialect="docker-hub", retries=0, **options)
+    of = registry("", dialect=find_dialect("docker-hub"), retries=0, **options)
     of.credentials = Credentials("acme", Secret("pat-canary")) if who else None
     return of
 

@@ -6,7 +6,7 @@ import pytest
 from registry_tools import ANY, BASIC, PASSWORD, REALM, Outcome, asks, bearer, breaks, gives, play, registry, token_url
 
 from towline.core import LIMITS, Limits, Note, RemoteProtocolError, Secret
-from towline.core.registry import Credentials, Registry, list_catalogue, list_tags, ping
+from towline.core.registry import Credentials, Registry, find_dialect, list_repositories, list_tags, ping
 from towline.core.registry._access import Ask, ask
 from towline.core.registry._send import Want
 from towline.core.registry._session import TokenKey
@@ -398,7 +398,7 @@ def test_bad_base_addresses(base: str) -> None:
 
 @pytest.mark.parametrize("base", ["", "docker.io", "index.docker.io", "https://registry-1.docker.io/v2/"])
 def test_docker_hub(base: str) -> None:
-    of = registry(base, dialect="DockerHub")
+    of = registry(base, dialect=find_dialect("DockerHub"))
     assert of.base.host == "registry-1.docker.io"
     assert of.repository("alpine") == "library/alpine"
     assert of.repository("a/b") == "a/b"
@@ -407,7 +407,7 @@ def test_docker_hub(base: str) -> None:
 @pytest.mark.parametrize(("name", "known"), [("ElasticCR", "ecr"), ("harbor-cr", "harbor-cr"), ("novel", "'novel'")])
 def test_types_without_a_row(name: str, known: str) -> None:
     with pytest.raises(RemoteProtocolError) as caught:
-        registry(dialect=name)
+        registry(dialect=find_dialect(name))
     assert caught.value.kind == "unsupported-type"
     assert known in caught.value.message
     assert "docker-hub, oci" in caught.value.message
@@ -432,7 +432,7 @@ def test_a_user_name_with_a_colon_cannot_be_sent() -> None:
 
 def test_the_catalogues_scope() -> None:
     play(
-        list_catalogue(registry()),
+        list_repositories(registry()),
         asks("/v2/_catalog?n=100"),                gives(401, bearer()),
         asks(token_url("registry:catalog:*"), BASIC), gives(json={"token": "t"}),
         asks("/v2/_catalog?n=100", ANY),           gives(json={"repositories": ["a"]}),

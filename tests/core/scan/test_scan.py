@@ -15,7 +15,7 @@ from layout_registry import LayoutRegistry, registry
 from oci_layout import facts_of
 
 from towline.core import LIMITS, Entropy, Note, TowlineError
-from towline.core.registry import ImageReference, Platform, Progress, Registry
+from towline.core.registry import ImageReference, Platform, Progress, Registry, find_dialect
 from towline.core.scan import ImagePulled, ImageResolved, ScanOptions, ScanOutcome, scan_image
 
 Expected = Callable[[str], dict[str, Any]]
@@ -123,7 +123,7 @@ def test_an_image_without_a_name_is_called_by_its_place(corpus: Path) -> None:
     assert outcome.scan_results[0].target.image == "docker-image|registry.example:5000/corpus/scratch-empty"
     named = LayoutRegistry(corpus).run(scan_image(registry(), "corpus/scratch-empty", "latest", image_name="h/other:1"))
     assert facts(named)["ociDistributionMetadata"]["repository"] == "other"
-    hub = Registry(dialect="docker-hub", entropy=Entropy(b"a seed of 16 bytes"))
+    hub = Registry(dialect=find_dialect("docker-hub"), entropy=Entropy(b"a seed of 16 bytes"))
     from_hub = LayoutRegistry(corpus).run(scan_image(hub, "corpus/scratch-empty", "latest"))
     assert from_hub.scan_results[0].target.image == "docker-image|docker.io/corpus/scratch-empty"
     assert facts(from_hub)["ociDistributionMetadata"]["registryHost"] == "docker.io"

@@ -11,8 +11,10 @@ from towline.core.registry._blob import Progress, download_blob, get_blob_docume
 from towline.core.registry._challenge import Challenge, Challenges, parse_challenges, select
 from towline.core.registry._check import CheckStep, check, ping
 from towline.core.registry._config import ContainerConfig, HistoryEntry, ImageConfig, RootFs, parse_config
+from towline.core.registry._details import list_details
 from towline.core.registry._diagnostics import ErrorReport, parse_error_body
-from towline.core.registry._dialects import ALIASES, DIALECTS, TYPES, Dialect, find_dialect
+from towline.core.registry._dialect import PLAIN, Dialect
+from towline.core.registry._dialects import ALIASES, DIALECTS, TYPES, find_dialect
 from towline.core.registry._digest import Digest, is_digest
 from towline.core.registry._image import (
     ManifestHead,
@@ -26,9 +28,9 @@ from towline.core.registry._image import (
     state_identifier,
 )
 from towline.core.registry._link import BadLink, next_page
-from towline.core.registry._listing import list_catalogue, list_repositories, list_tags
+from towline.core.registry._listing import list_repositories, list_tags
 from towline.core.registry._manifest import Descriptor, ImageIndex, ImageManifest, Manifest, parse_manifest
-from towline.core.registry._pages import Listing
+from towline.core.registry._pages import Details, Listing, TagDetail
 from towline.core.registry._platform import DEFAULT_PLATFORM, Platform
 from towline.core.registry._realm import RealmVerdict, realm_allowed
 from towline.core.registry._reference import (
@@ -40,6 +42,7 @@ from towline.core.registry._reference import (
     is_tag,
 )
 from towline.core.registry._session import Registry, StreamNumbers
+from towline.core.registry._surroundings import NOWHERE, Role, Surroundings
 from towline.core.registry._token import Credentials, TokenAnswer, TokenRefused, parse_token_answer
 
 __all__ = [
@@ -53,6 +56,7 @@ __all__ = [
     "DEFAULT_PLATFORM",
     "DIALECTS",
     "Descriptor",
+    "Details",
     "Dialect",
     "Digest",
     "ErrorReport",
@@ -63,6 +67,8 @@ __all__ = [
     "ImageReference",
     "InvalidReference",
     "Listing",
+    "NOWHERE",
+    "PLAIN",
     "Manifest",
     "ManifestHead",
     "Platform",
@@ -71,9 +77,12 @@ __all__ = [
     "Registry",
     "ResolvedImage",
     "ResolvedManifest",
+    "Role",
     "RootFs",
     "StreamNumbers",
+    "Surroundings",
     "TYPES",
+    "TagDetail",
     "TokenAnswer",
     "TokenRefused",
     "check",
@@ -88,7 +97,7 @@ __all__ = [
     "is_digest",
     "is_path",
     "is_tag",
-    "list_catalogue",
+    "list_details",
     "list_repositories",
     "list_tags",
     "next_page",

@@ -43,6 +43,7 @@ class _Tried:
         self.issued: list[TokenKey] = []
         self.borrowed = False
         self.basic = False
+        self.renewed = False
 
 
 def ask(registry: Registry, wanted: Ask) -> Step[Reply]:
@@ -63,6 +64,11 @@ def ask(registry: Registry, wanted: Ask) -> Step[Reply]:
             if shown is not None:
                 registry.worked(wanted.need, shown)
             return reply
+        if shown is not None and not tried.renewed and _expired(registry, wanted, reply, shown, tried):
+            tried.renewed = True
+            registry.forget(shown)
+            shown = yield from _first(registry, wanted, tried)
+            continue
         if reply.status == 401:
             shown = yield from _answer_challenge(registry, wanted, reply, shown, tried)
             continue
@@ -73,7 +79,23 @@ def ask(registry: Registry, wanted: Ask) -> Step[Reply]:
         return reply
 
 
+def _expired(registry: Registry, wanted: Ask, reply: Reply, shown: Shown, tried: _Tried) -> bool:
+    """Tell whether an answer means that what was shown has had its time, so that the same way leads on."""
+    sign = registry.dialect.expired
+    if sign is not None and reply.status >= 400 and sign(reply.head, reply.body):
+        return True
+    # A token that worked before is refused without a word on how to get another: as it was got the first time.
+    return (
+        reply.status == 401
+        and shown.key is not None
+        and shown.key not in tried.issued
+        and not reply.head.all("www-authenticate")
+    )
+
+
 def _first(registry: Registry, wanted: Ask, tried: _Tried) -> Step[Shown | None]:
+    if registry.dialect.log_in is not None:
+        return (yield from registry.dialect.log_in(registry))
     key = registry.way(wanted.need)
     if key is not None:
         now = yield from clock()
@@ -161,6 +183,15 @@ def _host(realm: str) -> str:
 def _obtain(registry: Registry, key: TokenKey, tried: _Tried) -> Step[Shown]:
     """Ask the realm for a token. Without credentials nothing secret is sent, so the realm may be unrelated."""
     tried.issued.append(key)
+    if registry.dialect.exchange is not None:
+        answer = yield from registry.dialect.exchange(registry, key)
+        now = yield from clock()
+        return registry.keep(key, answer.token, answer.lifetime, now)
+    return (yield from obtain_token(registry, key))
+
+
+def obtain_token(registry: Registry, key: TokenKey) -> Step[Shown]:
+    """Ask the realm for a token the protocol's way: GET, with Basic where there is a login."""
     url = token_url(Url.parse(key.realm), key.service, key.scopes)
     headers: HeaderList = (("accept", "application/json"),)
     if registry.credentials is not None:

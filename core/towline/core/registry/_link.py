@@ -34,10 +34,13 @@ class _Link(Record, frozen=True):
     anchored: bool
 
 
-def next_page(request_url: Url, field_values: Iterable[str], limits: Limits = LIMITS) -> Url | None:
+def next_page(
+    request_url: Url, field_values: Iterable[str], limits: Limits = LIMITS, *, query_only: bool = False
+) -> Url | None:
     """Return the address of the page after the one just read, or None when it was the last.
 
-    Shape:   the target may be relative; its query is kept byte for byte, a raw blank becomes %20
+    Shape:   the target may be relative; its query is kept byte for byte, a raw blank becomes %20. With `query_only`
+             that is all that is taken of it, for registries whose links name a host or path of the inside
     Raises:  BadLink
     Source:  RFC 8288 §3, RFC 3986 §5, distribution-spec v1.1 "Listing Tags"
     """
@@ -48,7 +51,8 @@ def next_page(request_url: Url, field_values: Iterable[str], limits: Limits = LI
             )
         for link in _links(line):
             if not link.anchored and "next" in link.rel.lower().split():
-                return follow_link(request_url, link.target)
+                target = f"?{link.target.partition('#')[0].partition('?')[2]}" if query_only else link.target
+                return follow_link(request_url, target)
     return None
 
 

@@ -8,23 +8,21 @@ and the reason among the warnings.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import msgspec
 
 from towline.core._contract import Record
-from towline.core._errors import TowlineError
 from towline.core._json import typed_json
 from towline.core._script import Step
 from towline.core.http import Url, redacted
 from towline.core.registry._access import Ask, ask
 from towline.core.registry._digest import is_digest
 from towline.core.registry._failure import What, failure
-from towline.core.registry._hub import list_hub_repositories
 from towline.core.registry._link import next_page
-from towline.core.registry._pages import Collected, Listing
-from towline.core.registry._reference import LONGEST_PATH, is_path, is_tag
+from towline.core.registry._pages import Collected, Listing, Wanted, gather
+from towline.core.registry._reference import is_repository, is_tag
 from towline.core.registry._send import Reply, Want
 from towline.core.registry._session import Registry
 
@@ -38,7 +36,7 @@ class _TagsPage(msgspec.Struct):
 
 
 class _Walk(Record, frozen=True):
-    """What one listing is: where it begins, what it takes, how its pages read."""
+    """What one list of the protocol is: where it begins, what it takes, how its pages read."""
 
     what: What
     path: str
@@ -48,24 +46,22 @@ class _Walk(Record, frozen=True):
 
 
 def list_repositories(
-    registry: Registry, *, page_size: int | None = None, limit: int | None = None, partial: bool = False
+    registry: Registry,
+    *,
+    page_size: int | None = None,
+    limit: int | None = None,
+    partial: bool = False,
+    via: Literal["", "registry", "api"] = "",
 ) -> Step[Listing]:
-    """List the repositories, by the catalogue or by the vendor's own listing.
+    """List the repositories, by the catalogue or by the vendor's own listing; the arguments are `Wanted`'s.
 
-    `page_size` is None for the dialect's own, 0 to send none. `limit` stops the walk at so many items.
     Raises:  catalog-unsupported, and what a request raises; with `partial`, only before the first good page
     """
-    if registry.dialect.catalogue == "docker-hub":
-        return (yield from list_hub_repositories(registry, page_size=page_size, limit=limit, partial=partial))
-    return (yield from list_catalogue(registry, page_size=page_size, limit=limit, partial=partial))
-
-
-def list_catalogue(
-    registry: Registry, *, page_size: int | None = None, limit: int | None = None, partial: bool = False
-) -> Step[Listing]:
-    """List the repositories by `/v2/_catalog`, which is no part of the OCI specification."""
-    walk = _Walk("catalogue", "_catalog", "registry:catalog:*", _repositories, _is_repository)
-    return (yield from _pages(registry, walk, page_size, limit, partial))
+    wanted = Wanted(page_size, limit, partial, via)
+    own = registry.dialect.repositories
+    if own is None or via == "registry":
+        return (yield from walk_catalogue(registry, wanted))
+    return (yield from own(registry, wanted))
 
 
 def list_tags(
@@ -75,44 +71,61 @@ def list_tags(
     page_size: int | None = None,
     limit: int | None = None,
     partial: bool = False,
+    via: Literal["", "registry", "api"] = "",
 ) -> Step[Listing]:
     """List the tags of a repository. The order is the registry's and means nothing."""
+    wanted = Wanted(page_size, limit, partial, via)
+    own = registry.dialect.tags
+    if own is None or via == "registry":
+        return (yield from walk_tags(registry, repository, wanted))
+    return (yield from own(registry, registry.repository(repository), wanted))
+
+
+def walk_catalogue(registry: Registry, wanted: Wanted) -> Step[Listing]:
+    """List the repositories by `/v2/_catalog`, which is no part of the OCI specification."""
+    walk = _Walk("catalogue", registry.dialect.catalogue, "registry:catalog:*", _repositories, is_repository)
+    return (yield from _pages(registry, walk, wanted)).listing()
+
+
+def walk_tags(registry: Registry, repository: str, wanted: Wanted) -> Step[Listing]:
+    """List the tags of a repository by the protocol."""
+    return (yield from collect_tags(registry, repository, wanted, _tags)).listing()
+
+
+def collect_tags(
+    registry: Registry, repository: str, wanted: Wanted, items: Callable[[bytes, str], list[Any]]
+) -> Step[Collected]:
+    """Walk over the protocol's pages of tags; `items` reads a page's body and where it came from."""
     name = registry.repository(repository)
-    walk = _Walk("tags", f"{name}/tags/list", f"repository:{name}:pull", _tags, _is_tag)
-    return (yield from _pages(registry, walk, page_size, limit, partial))
+    walk = _Walk("tags", f"v2/{name}/tags/list", f"repository:{name}:pull", items, is_tag_name)
+    return (yield from _pages(registry, walk, wanted))
 
 
-def _pages(registry: Registry, walk: _Walk, page_size: int | None, limit: int | None, partial: bool) -> Step[Listing]:
-    n = registry.dialect.page_size if page_size is None else page_size
-    n = min(n, registry.limits.list_page_items)
-    collected = Collected(walk.what, walk.is_item, limit, registry.limits)
-    url: Url | None = registry.url(walk.path, f"n={n}" if n else None)
+def _pages(registry: Registry, walk: _Walk, wanted: Wanted) -> Step[Collected]:
+    return (yield from gather(registry, walk.what, walk.is_item, wanted, lambda to: _walk(registry, walk, wanted, to)))
+
+
+def _walk(registry: Registry, walk: _Walk, wanted: Wanted, collected: Collected) -> Step[None]:
+    n = registry.page_size(wanted.page_size)
+    url: Url | None = registry.at(walk.path, f"n={n}" if n else None)
     links = False
-    try:
-        while url is not None:
-            reply = yield from ask(
-                registry, Ask(walk.what, url, walk.need, Want(registry.limits.list_page, "list-limit"))
-            )
-            if _page_too_large(registry, reply) and n > 1 and not collected.pages:
-                n //= 2
-                url = registry.url(walk.path, f"n={n}")
-                continue
-            if reply.status != 200:
-                raise failure(registry, walk.what, "GET", reply.head, reply.url, reply.body)
-            page = walk.items(reply.body, redacted(url))
-            fresh = collected.add(page, url)
-            linked = next_page(url, reply.head.all("link"), registry.limits)
-            links |= linked is not None
-            # A server that links its pages ends the list by not linking; others are asked by the last item.
-            url = linked if links else _after_last(registry, walk, page, fresh, n)
-            collected.check_next(url)
-            if collected.full:
-                break
-    except TowlineError as error:
-        if not partial or not collected.pages:
-            raise
-        return collected.cut_short(error)
-    return collected.listing()
+    while url is not None:
+        reply = yield from ask(registry, Ask(walk.what, url, walk.need, Want(registry.limits.list_page, "list-limit")))
+        if _page_too_large(registry, reply) and n > 1 and not collected.pages:
+            n //= 2
+            url = registry.at(walk.path, f"n={n}")
+            continue
+        if reply.status != 200:
+            raise failure(registry, walk.what, "GET", reply.head, reply.url, reply.body)
+        page = walk.items(reply.body, redacted(url))
+        fresh = collected.add(page, url)
+        linked = next_page(url, reply.head.all("link"), registry.limits, query_only=registry.dialect.link == "query")
+        links |= linked is not None
+        # A server that links its pages ends the list by not linking; others are asked by the last item.
+        url = linked if links else _after_last(registry, walk, page, fresh, n)
+        collected.check_next(url)
+        if collected.full:
+            return
 
 
 def _after_last(registry: Registry, walk: _Walk, page: list[Any], fresh: int, n: int) -> Url | None:
@@ -120,7 +133,7 @@ def _after_last(registry: Registry, walk: _Walk, page: list[Any], fresh: int, n:
     last = page[-1] if page else None
     if not n or len(page) != n or not fresh or not isinstance(last, str) or not walk.is_item(last):
         return None
-    return registry.url(walk.path, f"n={n}&last={quote(last, safe='')}")
+    return registry.at(walk.path, f"n={n}&last={quote(last, safe='')}")
 
 
 def _page_too_large(registry: Registry, reply: Reply) -> bool:
@@ -138,10 +151,6 @@ def _tags(body: bytes, where: str) -> list[Any]:
     return typed_json(body, _TagsPage, f"tags page {where}").tags or []
 
 
-def _is_repository(item: object) -> bool:
-    return isinstance(item, str) and 0 < len(item) <= LONGEST_PATH and is_path(item)
-
-
-def _is_tag(item: object) -> bool:
-    # A digest is no tag even where its colon would not betray it; Nexus lists some.
+def is_tag_name(item: object) -> bool:
+    """Tell whether an item of a list is a tag: a digest is none even where its colon would not betray it."""
     return isinstance(item, str) and is_tag(item) and not is_digest(item)

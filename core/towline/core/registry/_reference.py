@@ -127,6 +127,11 @@ def is_path(text: str) -> bool:
     return all(_is_component(component) for component in text.split("/"))
 
 
+def is_repository(item: object) -> bool:
+    """Tell whether an item of a list is a repository's name."""
+    return isinstance(item, str) and 0 < len(item) <= LONGEST_PATH and is_path(item)
+
+
 def is_tag(text: str) -> bool:
     """Tell whether a text is a tag."""
     return 0 < len(text) <= LONGEST_TAG and text[0] in _WORD and _TAG.issuperset(text)

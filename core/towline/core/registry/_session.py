@@ -11,9 +11,10 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._secret import Secret
 from towline.core.http import Url
-from towline.core.registry._dialects import Dialect, find_dialect
+from towline.core.registry._dialect import PLAIN, Dialect
 from towline.core.registry._digest import shown
 from towline.core.registry._reference import DOCKER_API_HOST, DOCKER_DOMAIN, check_repository
+from towline.core.registry._surroundings import NOWHERE, Role, Surroundings
 from towline.core.registry._token import Credentials
 
 
@@ -57,7 +58,8 @@ class Registry:
 
     `base` is `[scheme://]host[:port][/prefix]`; the scheme is https when it is not written, http only when
     `plain_http` allows it. `epoch` is wall time minus `now`, for waits that a server gives as a date.
-    `namespaces` are those a vendor's listing goes through. `warnings` tell what was mended in `base`.
+    `namespaces` are those a vendor's listing goes through, and `api` is where its API is, if not at the usual place.
+    `role` and `surroundings` are what a cloud's login draws on. `warnings` tell what was mended in `base`.
     """
 
     def __init__(
@@ -65,23 +67,29 @@ class Registry:
         base: str = "",
         *,
         entropy: Entropy,
-        dialect: Dialect | str = "oci",
+        dialect: Dialect = PLAIN,
         credentials: Credentials | None = None,
+        role: Role | None = None,
+        surroundings: Surroundings = NOWHERE,
         plain_http: bool = False,
         allowed_realm_hosts: Iterable[str] = (),
         namespaces: Iterable[str] = (),
+        api: str | None = None,
         retries: int | None = None,
         epoch: float | None = None,
         streams: StreamNumbers | None = None,
         limits: Limits = LIMITS,
     ) -> None:
-        self.dialect = find_dialect(dialect) if isinstance(dialect, str) else dialect
+        self.dialect = dialect
+        self.role = role
+        self.surroundings = surroundings
         self.warnings: list[str] = []
         self.base = self._base(base, plain_http)
         anonymous = credentials is None or not (credentials.username or credentials.secret)
         self.credentials = None if anonymous else credentials
         self.allowed_realm_hosts = tuple(allowed_realm_hosts)
         self.namespaces = tuple(namespaces)
+        self._api = api
         self.retries = limits.retries if retries is None else retries
         self.epoch = epoch
         self.entropy = entropy
@@ -107,7 +115,32 @@ class Registry:
 
     def url(self, path: str, query: str | None = None) -> Url:
         """Return an address below `<base>/v2/`. Every part of `path` must have been checked."""
-        return Url(self.base.scheme, self.base.host, self.base.port, f"{self.base.path}/v2/{path}", query)
+        return self.at(f"v2/{path}", query)
+
+    def at(self, path: str, query: str | None = None) -> Url:
+        """Return an address below the base. Every part of `path` must have been checked."""
+        prefix = self.base.path if self.dialect.base_path == "prefix" else ""
+        return Url(self.base.scheme, self.base.host, self.base.port, f"{prefix}/{path}", query)
+
+    @property
+    def api(self) -> Url:
+        """The base address of the vendor's API.
+
+        Raises:  invalid-configuration for a type that needs to be told
+        """
+        written = self._api or self.dialect.api
+        if written is None:
+            raise RemoteProtocolError(
+                "invalid-configuration",
+                f"expected the address of the API of {self.dialect.title}, got none",
+                hint="set it beside the registry's address",
+            )
+        return Url.parse((written if "://" in written else f"https://{written}").rstrip("/"), "invalid-configuration")
+
+    def page_size(self, wanted: int | None) -> int:
+        """Return how many items of a list to ask for at once; 0 for no number."""
+        n = self.dialect.page_size if wanted is None else wanted
+        return min(n, self.dialect.page_most, self.limits.list_page_items)
 
     def repository(self, name: str) -> str:
         """Return a repository's name as this registry knows it; raise `invalid-name` if it is none."""
@@ -178,6 +211,8 @@ class Registry:
     # ── the base address ───────────────────────────────────────────────────────
     def _base(self, text: str, plain_http: bool) -> Url:
         written = text.strip()
+        if not written and self.role is not None and self.dialect.derive_base is not None:
+            written = self.dialect.derive_base(self.role)
         if not written and self.dialect.default_base is None:
             raise RemoteProtocolError(
                 "invalid-configuration",

@@ -237,7 +237,7 @@ class AgentApi:
             if error.kind != "catalog-unsupported" or query.strict:
                 raise
             return repositories_answer([], query, complete=False, source="catalog", warnings=[error.message])
-        source = "catalog" if DIALECTS[login.type].catalogue == "v2" else "vendor-api"
+        source = "catalog" if DIALECTS[login.type].repositories is None else "vendor-api"
         return repositories_answer(
             listing.items, query, complete=listing.complete, source=source, warnings=listing.warnings
         )

@@ -20,6 +20,7 @@ from towline.core.registry import (
     Platform,
     Registry,
     check,
+    find_dialect,
     list_repositories,
     list_tags,
     state_identifier,
@@ -136,7 +137,7 @@ class RegistryDesk:
         return Registry(
             login.base,
             entropy=self._entropy.fork(),
-            dialect=login.type,
+            dialect=find_dialect(login.type),
             credentials=Credentials(login.username, login.secret),
             plain_http=login.scheme == "http",
             allowed_realm_hosts=self._config.realm_hosts,

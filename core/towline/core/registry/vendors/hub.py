@@ -5,26 +5,23 @@ Source:  Docker Hub API reference; registries-a.md §1
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 
-from towline.core._errors import RemoteProtocolError, TowlineError
+from towline.core._errors import RemoteProtocolError
 from towline.core._json import typed_json
 from towline.core._script import HeaderList, Request, Step, clock
 from towline.core._secret import Secret
-from towline.core.http import Url, redacted
+from towline.core.http import redacted
 from towline.core.registry._failure import failure
-from towline.core.registry._link import follow_link
-from towline.core.registry._pages import Collected, Listing
-from towline.core.registry._reference import check_repository, is_path
-from towline.core.registry._send import Want, send
+from towline.core.registry._pages import Collected, Listing, Wanted, gather
+from towline.core.registry._reference import check_repository, is_repository
+from towline.core.registry._send import Reply, Want, send
 from towline.core.registry._session import Registry, TokenKey
 from towline.core.registry._token import Credentials
+from towline.core.registry.vendors._api import Page, api_url, walk
 
 # The Hub does not say how long its tokens live; five minutes is what its registry's tokens live.
 _TOKEN_LIFETIME = 300.0
-_PAGE_SIZE_MOST = 100
 
 
 class _Repository(msgspec.Struct):
@@ -42,9 +39,7 @@ class _Login(msgspec.Struct):
     access_token: str
 
 
-def list_hub_repositories(
-    registry: Registry, *, page_size: int | None, limit: int | None, partial: bool
-) -> Step[Listing]:
+def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
     """List the repositories of the configured namespaces, or of the user's own.
 
     Raises:  catalog-unsupported when no namespace is known
@@ -56,40 +51,26 @@ def list_hub_repositories(
             "expected a namespace to list, got none: Docker Hub has no catalogue",
             hint=registry.dialect.catalogue_hint,
         )
-    n = min(registry.dialect.page_size if page_size is None else page_size, _PAGE_SIZE_MOST)
-    collected = Collected("catalogue", lambda item: isinstance(item, str) and is_path(item), limit, registry.limits)
-    try:
+    n = registry.page_size(wanted.page_size)
+
+    def walk_all(collected: Collected) -> Step[None]:
         headers = yield from _login(registry)
         for namespace in namespaces:
-            yield from _list_namespace(registry, namespace, n, headers, collected)
+            # A namespace is the first component of a repository's name, and checked as one.
+            path = f"v2/namespaces/{check_repository(namespace.lower())}/repositories"
+            yield from walk(
+                registry, api_url(registry, path, f"page_size={n}" if n else None), headers, _read_page, collected
+            )
             if collected.full:
-                break
-    except TowlineError as error:
-        if not partial or not collected.pages:
-            raise
-        return collected.cut_short(error)
-    return collected.listing()
+                return
+
+    return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
 
 
-def _list_namespace(
-    registry: Registry, namespace: str, n: int, headers: HeaderList, collected: Collected
-) -> Step[None]:
-    # A namespace is the first component of a repository's name, and checked as one.
-    path = f"v2/namespaces/{check_repository(namespace.lower())}/repositories"
-    url: Url | None = _api(registry, path, f"page_size={n}" if n else None)
-    want = Want(registry.limits.list_page, "list-limit")
-    while url is not None:
-        reply = yield from send(registry, Request("GET", str(url), headers), want)
-        if reply.status != 200:
-            raise failure(registry, "api", "GET", reply.head, reply.url, reply.body)
-        page = typed_json(reply.body, _Page, f"page {redacted(url)}")
-        images = [found for found in page.results if found.repository_type in (None, "image")]
-        names: list[Any] = [f"{found.namespace}/{found.name}" for found in images]
-        collected.add(names, url)
-        url = follow_link(url, page.next) if page.next else None
-        collected.check_next(url)
-        if collected.full:
-            return
+def _read_page(reply: Reply) -> Page:
+    page = typed_json(reply.body, _Page, f"page {redacted(reply.url)}")
+    images = [found for found in page.results if found.repository_type in (None, "image")]
+    return Page([f"{found.namespace}/{found.name}" for found in images], page.next or None)
 
 
 def _login(registry: Registry) -> Step[HeaderList]:
@@ -98,7 +79,7 @@ def _login(registry: Registry) -> Step[HeaderList]:
     if who is None:
         return (accept,)
     registry.check_not_refused()
-    url = _api(registry, "v2/auth/token")
+    url = api_url(registry, "v2/auth/token")
     key = TokenKey(str(url), "hub", (), who.username)
     now = yield from clock()
     shown = registry.cached(key, now)
@@ -118,8 +99,3 @@ def _login(registry: Registry) -> Step[HeaderList]:
 
 def _login_body(who: Credentials) -> bytes:
     return msgspec.json.encode({"identifier": who.username, "secret": who.secret.reveal()})
-
-
-def _api(registry: Registry, path: str, query: str | None = None) -> Url:
-    base = Url.parse(registry.dialect.api or "")
-    return Url(base.scheme, base.host, base.port, f"/{path}", query)

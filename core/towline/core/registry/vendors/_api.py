@@ -1,0 +1,58 @@
+"""Asking a vendor's own API, beside the registry: one request, and lists page by page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from towline.core._contract import Record
+from towline.core._script import HeaderList, Request, Step
+from towline.core.http import Url
+from towline.core.registry._failure import failure
+from towline.core.registry._link import follow_link
+from towline.core.registry._pages import Collected
+from towline.core.registry._send import Reply, Want, send
+from towline.core.registry._session import Registry
+
+
+class Page(Record, frozen=True):
+    """What one page has, and where the next one is: None after the last, or a text as the page gives it."""
+
+    items: list[Any]
+    next: str | Url | None = None
+
+
+ReadPage = Callable[[Reply], Page]
+
+
+def get(registry: Registry, url: Url, headers: HeaderList) -> Step[Reply]:
+    """GET from the vendor's API; a redirect to another origin is refused.
+
+    Raises:  what `failure` makes of any status but 200, and what a request raises
+    """
+    reply = yield from send(registry, Request("GET", str(url), headers), Want(registry.limits.list_page, "list-limit"))
+    if reply.status != 200:
+        raise failure(registry, "api", "GET", reply.head, reply.url, reply.body)
+    return reply
+
+
+def walk(registry: Registry, first: Url, headers: HeaderList, read: ReadPage, collected: Collected) -> Step[None]:
+    """Read a list to its end. The next page is on the same origin, whatever the page says.
+
+    Raises:  BadLink, list-loop, list-limit, and what `get` raises
+    """
+    url: Url | None = first
+    while url is not None:
+        reply = yield from get(registry, url, headers)
+        page = read(reply)
+        collected.add(page.items, url)
+        url = follow_link(url, page.next) if isinstance(page.next, str) else page.next
+        collected.check_next(url)
+        if collected.full:
+            return
+
+
+def api_url(registry: Registry, path: str, query: str | None = None) -> Url:
+    """Return an address of the vendor's API. Every part of `path` and `query` must have been checked or quoted."""
+    base = registry.api
+    return Url(base.scheme, base.host, base.port, f"{base.path.rstrip('/')}/{path}", query)
