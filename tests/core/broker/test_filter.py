@@ -2,78 +2,63 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import posixpath
+import random
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from vectors import broker_filters
+from vectors.broker_filters import VARIABLES
 
 from towline.core import LIMITS, RemoteProtocolError, Secret
 from towline.core.broker import DEFAULT_AGENT_RULES, AcceptRules, Allowed, Denied, Filter, default_server_rules
 
 TESTS = Path(__file__).parents[2]
 VECTORS = json.loads((TESTS / "vectors" / "broker" / "filters.json").read_text())
-VARIABLES = {"CR_AGENT_URL": "http://127.0.0.1:17350"}
-
-# Where we differ from the established matcher on purpose, each with the rule of security.md §5 that says so.
-# (ruleset, method, url, body) -> (its verdict, ours, rule)
-DEVIATIONS: dict[tuple[str, str, str, str | None], tuple[int, int, str]] = {
-    ("cra-private", "GET", "/healthcheck/", None): (0, -1, "2: no empty segment, so no optional final slash"),
-    ("cra-private", "GET", "/list/", None): (3, -1, "2"),
-    ("cra-private", "GET", "/list/?x", None): (3, -1, "2"),
-    ("cra-private", "GET", "/list-paginated/", None): (5, -1, "2"),
-    ("cra-public", "POST", "/v2/import/done/", None): (4, -1, "2"),
-    ("paths", "GET", "/opt/", None): (1, -1, "2"),
-    ("rootstar", "GET", "/a/", None): (0, -1, "2"),
-    ("cra-private", "GET", "/list/a;b", None): (4, -1, "2: no path parameters"),
-    ("cra-private", "GET", "/HEALTHCHECK", None): (0, -1, "3: the fixed part is compared with case"),
-    ("cra-public", "POST", "/V2/IMPORT/DONE", None): (4, -1, "3"),
-    ("cra-private", "GET", "/healthcheck#f", None): (0, -1, "1: no fragment"),
-    ("query", "GET", "/q?path=a.json#frag", None): (0, -1, "1"),
-    ("cra-private", "GET", "/list/é", None): (4, -1, "1: printable ASCII"),
-    ("cra-private", "GET", "/list/a\\..\\b", None): (4, -1, "1: no backslash"),
-    ("cra-private", "GET", "/list/ a", None): (4, -1, "1: no space"),
-    ("cra-private", "GET", "/list/a\0b", None): (4, -1, "1: no control byte"),
-    ("cra-private", "GET", "/list/%2e%2e/secret", None): (4, -1, "4: decoded once, no dot segment (Q1)"),
-    ("cra-private", "GET", "/list/..%2fsecret", None): (4, -1, "4"),
-    ("cra-private", "GET", "/list/%C3%A9", None): (4, -1, "4: the tail's alphabet"),
-    ("cra-private", "GET", "/list/*", None): (4, -1, "4"),
-    ("cra-private", "GET", "/list/(x)", None): (4, -1, "4"),
-    ("paths", "GET", "/repos/a%2Fc/b/x", None): (0, -1, "4: a named segment holds no %2F"),
-    ("cra-private", "GET", "/list", None): (3, -1, "9: asked as `get`; the method comes in capitals"),
-    ("body", "POST", "/d", '{"x":1}'): (2, -1, "7: the value counts, and its type (§12, against Q5)"),
-    ("body", "POST", "/d?k=w", '{"x":"2"}'): (2, -1, "7"),
-    ("body", "POST", "/n", '{"a":{"b":1}}'): (5, -1, "7"),
-    ("body", "POST", "/re", "{}"): (3, -1, "7: patterns are tested on texts only"),
-    ("body", "POST", "/re", ""): (3, -1, "7"),
-    ("body", "POST", "/re", '{"query":["abc"]}'): (3, -1, "7"),
-    ("header", "GET", "/h", None): (-1, 0, "8: names without case"),
-    ("header", "GET", "/h3", None): (-1, 2, "8"),
-}
-
-
-def rule_of(verdict: Allowed | Denied) -> int:
-    return verdict.rule if isinstance(verdict, Allowed) else -1
 
 
 def test_established_verdicts_but_for_the_listed_deviations() -> None:
-    filters = {
-        name: Filter(AcceptRules.load({"private": rules}).private, VARIABLES)
-        for name, rules in VECTORS["rulesets"].items()
+    came = broker_filters.run(VECTORS)
+    assert came.problems == []
+    assert (came.cases, came.deviations) == (170, len(broker_filters.DEVIATIONS))
+
+
+def test_every_listed_deviation_is_one_by_the_rule_it_names() -> None:
+    cases = {
+        (case["ruleset"], case["request"]["method"].upper(), case["request"]["url"], case["request"].get("body")): case
+        for case in VECTORS["cases"]
+        if case["match"] != -1
     }
-    differing: dict[tuple[str, str, str, str | None], tuple[int, int]] = {}
-    for case in VECTORS["cases"]:
-        asked = case["request"]
-        verdict = filters[case["ruleset"]].decide(asked["method"], asked["url"], asked["headers"], asked.get("body"))
-        if rule_of(verdict) != case["match"]:
-            key = (case["ruleset"], asked["method"].upper(), asked["url"], asked.get("body"))
-            differing[key] = (case["match"], rule_of(verdict))
-    assert differing == {key: (theirs, ours) for key, (theirs, ours, _) in DEVIATIONS.items()}
-    assert len(VECTORS["cases"]) == 170
+    for key, (theirs, ours, rule) in broker_filters.DEVIATIONS.items():
+        if theirs != -1:
+            found = broker_filters.reason(cases[key], VECTORS["rulesets"][key[0]], ours)
+            assert found is not None, key
+            assert rule.startswith(found), key
+
+
+def test_a_doctored_verdict_and_a_deviation_that_does_not_occur_fail() -> None:
+    doctored = copy.deepcopy(VECTORS)
+    case = next(case for case in doctored["cases"] if case["match"] == 0)
+    case["match"] = -1
+    assert len(broker_filters.run(doctored).problems) == 1
+    known, listed = broker_filters.KNOWN, dict(broker_filters.DEVIATIONS)
+    never = ("paths", "GET", "/never", None)
+    broker_filters.DEVIATIONS[never] = (0, -1, "2")
+    try:
+        assert broker_filters.run(VECTORS).problems[0].startswith(str(never))
+    finally:
+        del broker_filters.DEVIATIONS[never]
+    assert (known, listed) == (broker_filters.KNOWN, broker_filters.DEVIATIONS)
 
 
 def test_hostile_lines() -> None:
@@ -87,6 +72,94 @@ def test_hostile_lines() -> None:
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "128 lines, 0 missed" in run.stdout
+
+
+# What random targets are made of: everything that was ever used to get past a filter, and the rules' own parts.
+_PIECES = (
+    *("/", "/", "/", "//", "/list", "/list/", "/LIST/", "/scan", "/repos/", "/branches", "a", "b", "A", "0", ".", ".."),
+    *(
+        "%2e",
+        "%2E",
+        "%2e%2e",
+        "%2f",
+        "%2F",
+        "%5c",
+        "%5C",
+        "%00",
+        "%25",
+        "%252e",
+        "%20",
+        "%",
+        "%4",
+        "%zz",
+        "%61",
+        "%C3%A9",
+    ),
+    *("\\", ";", ";a=b", "?", "?x=1", "?x=/../", "#", "#f", " ", "\t", "\0", "\x7f", "é", "\u2025", "@", ":", "=", "+"),
+    *("~", "*", "(", ")", "[", "|", "&", "latest", "sha256:00"),
+)
+
+
+def test_200_000_random_targets_and_no_path_but_a_canonical_one_gets_through() -> None:
+    chosen = random.Random(20260923)
+    rules = [
+        {"path": "/list"},
+        {"path": "/list/*"},
+        {"path": "/repos/:owner/:name"},
+        {"path": "/repos/:owner/branches/*"},
+        {"path": "/a.:suffix"},
+    ]
+    filter_ = private(*({"origin": "http://agent", **rule} for rule in rules))
+    # The same rules once more, each read by itself, on the decoded path.
+    segment, tail = r"[A-Za-z0-9._\-:@+=~]+", r"[A-Za-z0-9._\-:@+=~/]+"
+    plain = [
+        "/list",
+        f"/list/{tail}",
+        f"/repos/{segment}/{segment}",
+        f"/repos/{segment}/branches/{tail}",
+        rf"/a\.{segment}",
+    ]
+    allowed = 0
+    for _ in range(200_000):
+        target = chosen.choice(
+            ("/list/", "/list/", "/repos/", "/repos/a/branches/", "/a.", "/list", "/", "")
+        ) + "".join(chosen.choices(_PIECES, k=chosen.randrange(5)))
+        verdict = filter_.decide("GET", target, {}, None)
+        if isinstance(verdict, Denied):
+            continue
+        allowed += 1
+        path = unquote(target.partition("?")[0], "latin-1")
+        assert posixpath.normpath(path) == path, target
+        assert re.fullmatch(plain[verdict.rule], path), target
+        assert verdict.target == target
+    assert allowed > 5_000
+
+
+def test_each_decision_takes_less_than_a_millisecond() -> None:
+    filters = {
+        name: Filter(AcceptRules.load({"private": rules}).private, VARIABLES)
+        for name, rules in VECTORS["rulesets"].items()
+    }
+    asked = [(filters[case["ruleset"]], case["request"]) for case in VECTORS["cases"]]
+    long = "/list/" + "a" * (LIMITS.http_line - 100)
+    asked += [
+        (filters["cra-private"], {"method": "GET", "url": url, "headers": {}})
+        for url in (
+            long,
+            "/list" + "/a" * 60,
+            "/list/" + "%2e" * 2_000,
+            "/list/" + "a%2F" * 1_500,
+            "/" * 4_000,
+            "/list/?" + "a=b&" * 1_500,
+        )
+    ]
+    for filter_, request in asked:
+        took = []
+        for _ in range(20):
+            began = time.perf_counter()
+            filter_.decide(request["method"], request["url"], request["headers"], request.get("body"))
+            took.append(time.perf_counter() - began)
+        assert min(took) < 0.001, request["url"][:80]
 
 
 def private(*rules: dict[str, Any], variables: dict[str, str | Secret] | None = None, strict: bool = True) -> Filter:

@@ -32,6 +32,8 @@ ENCODED: Final = 0x110000
 # What a parameter or wildcard may take, plain or encoded once (security.md §5.4).
 ALPHABET: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:@+=~")
 
+_TRIPLETS: Final = {f"{byte:02X}": ENCODED + byte for byte in range(256)}
+
 _MOST_BRACES: Final = 100
 
 # broker-protocol.md §3.3 (path-to-regexp 1.9): escape, parameter with its prefix and group, bare group, star.
@@ -55,12 +57,13 @@ _SEGMENT_WITHOUT_DOT: Final = One(_both_spellings(ALPHABET - frozenset(b"/.")))
 def path_symbols(path: str) -> list[int]:
     """Return a path's symbols. Every `%` must start a valid triplet."""
     if "%" not in path:
-        return [ord(char) for char in path]
+        return [*map(ord, path)]
     first, *rest = path.split("%")
-    symbols = [ord(char) for char in first]
+    symbols = [*map(ord, first)]
     for piece in rest:
-        symbols.append(ENCODED + int(piece[:2], 16))
-        symbols.extend(ord(char) for char in piece[2:])
+        symbols.append(_TRIPLETS[piece[:2].upper()])
+        if len(piece) > 2:
+            symbols += map(ord, piece[2:])
     return symbols
 
 
