@@ -6,8 +6,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-programs=(zstd curl openssl skopeo docker-registry nginx htpasswd node npm systemd-analyze)
-declare -A package=([htpasswd]=apache2-utils [node]=nodejs [systemd-analyze]=systemd)
+programs=(zstd curl openssl skopeo docker-registry nginx htpasswd node npm systemd-analyze redis-server redis-cli)
+declare -A package=([htpasswd]=apache2-utils [node]=nodejs [systemd-analyze]=systemd [redis-cli]=redis-tools)
 cache=.peers-cache/snyk-broker
 lock=tests/interop/stock/npm/package-lock.json
 version=$(sed -n 's/.*"snyk-broker": "\([0-9.]*\)".*/\1/p' tests/interop/stock/npm/package.json)
