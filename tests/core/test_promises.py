@@ -1,4 +1,4 @@
-"""The seven promises of a machine (style.md §3), asked of every machine there is.
+"""The seven promises of a machine (style.md §3), asked of every machine there is, and the law of windows.
 
 A machine joins by a row in `tests/machines/<room>.py`. Each test here is one promise.
 """
@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machines.case import MachineCase, load_cases, mangled, timed
 from machines.oracle import BrokenPromise, Turn, essence, play, recut, show, weight, wishes_of
 
-from towline.core import WAKE, Failed, Finished, Note, Read, Received
+from towline.core import WAKE, Failed, Filled, Finished, Note, Read, Received, Window
 
 CASES = load_cases()
 every_machine = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -135,6 +136,33 @@ def test_bounded_memory(case: MachineCase) -> None:
                     play(machine, [(now, Received(link, filler * (FLOOD_PIECE // len(filler))))])
                 kept = case.keeps(machine)
                 assert kept <= case.holds, f"keeps {kept} bytes of {filler!r} on link {link} after fact {point}"
+
+
+@every_machine
+def test_windows(case: MachineCase) -> None:
+    """What comes in a window instead says the same, and nothing is kept of a window after its turn."""
+
+    def told(*, windows: bool) -> tuple[dict[str, bytes], list[str]]:
+        machine = case.make()
+        wishes: list[Any] = []
+        limits: dict[int, int] = {}
+        for now, fact in recut(case.conversation(), [40_000]):
+            buffer = None
+            if isinstance(fact, Received) and len(fact.data) <= limits.pop(fact.link, 0) and windows:
+                buffer = bytearray(fact.data)
+                fact = Filled(fact.link, memoryview(buffer))
+            for wish in play(machine, [(now, fact)])[0].wishes:
+                if isinstance(wish, Window):
+                    limits[wish.link] = wish.limit
+                elif (data := getattr(wish, "data", None)) is not None and isinstance(data, memoryview):
+                    wishes.append(msgspec.structs.replace(wish, data=bytes(data)))
+                else:
+                    wishes.append(wish)
+            if buffer is not None:
+                buffer[:] = b"\xa5" * len(buffer)
+        return essence(wishes, (*case.volatile, Note, Read))
+
+    assert told(windows=True) == told(windows=False)
 
 
 ARMED: list[str] | None = None

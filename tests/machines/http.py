@@ -14,11 +14,13 @@ from towline.core import (
     Broken,
     Ended,
     Entropy,
+    Filled,
     Limits,
     Note,
     Opened,
     Plan,
     Proved,
+    Read,
     Received,
     Refused,
     RemoteProtocolError,
@@ -26,6 +28,7 @@ from towline.core import (
     Secret,
     Step,
     Tail,
+    Window,
     begin,
     end,
     feed,
@@ -48,7 +51,7 @@ from towline.core.http import (
     fetch_following,
 )
 
-SMALL = Limits(tunnel_buffer=128 * KIB, http_request_body=128 * KIB)
+SMALL = Limits(tunnel_buffer=128 * KIB, http_request_body=128 * KIB, http_piece=2 * KIB)
 
 
 # ── the courier ────────────────────────────────────────────────────────────────
@@ -115,7 +118,8 @@ PULL = [
     (10.6, WAKE),
     (10.7, Received(1, counted(b"third"))),
     (10.8, Opened(5)),
-    (10.9, Received(5, counted(b"b" * 5000))),
+    (10.9, Received(5, counted(b"b" * 5000)[:1000])),
+    (10.95, Received(5, counted(b"b" * 5000)[1000:])),
     (11.0, Opened(7)),
     (11.1, Received(7, b"HTTP/1.0 200 OK\r\n\r\n" + b"c" * 3000)),
     (11.2, Ended(7)),
@@ -124,6 +128,7 @@ PULL = [
 ]
 
 VERDICTS = st.one_of(
+    st.builds(Filled, st.sampled_from([5, 7]), st.binary(max_size=5000).map(memoryview)),
     st.builds(Proved, st.integers(1, 2), st.just("good")),
     st.builds(Refused, st.integers(1, 2), st.just(RemoteProtocolError("digest-mismatch", "expected other bytes"))),
 )
@@ -180,6 +185,7 @@ CASES = [
         lambda: Courier(pull(), entropy=Entropy(b"courier" * 3), limits=SMALL, total=600.0),
         PULL,
         wire_facts([1, 3, 5, 7], st.sampled_from(REPLIES), VERDICTS),
+        volatile=(Read, Note, Window),
         floods=(b"\0", b"a: b\r\n", b"HTTP/1.1 103 x\r\n\r\n", b"1\r\na\r\n", counted(b"x")),
     ),
     MachineCase(

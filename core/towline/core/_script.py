@@ -80,6 +80,9 @@ class Head(Record, frozen=True):
 
 
 class Body(Record, frozen=True):
+    """The next bytes of a body. For a script that has begun a stream they may be a view of a window: good until it
+    asks the next question that waits, so that it feeds them at once and copies what it keeps."""
+
     data: Data
 
 

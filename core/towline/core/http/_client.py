@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
 from typing import Final, TypeAlias
-
-import h11
 
 from towline.core._contract import Data
 from towline.core._errors import LocalProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, Head, HeaderList, Tail
 from towline.core._table import Table
-from towline.core.http._framing import (
-    BodyReader,
-    BodyToTheEnd,
-    BodyWriter,
-    CountedBody,
-    Fault,
-    HeadReader,
-    body_reader,
-    fields,
-    parse_head,
-)
-from towline.core.http._headers import FRAMING, check_method, check_target, members, without, written
+from towline.core.http._framing import BodyReader, BodyToTheEnd, BodyWriter, CountedBody, Fault, window
+from towline.core.http._heads import ResponseReader
+from towline.core.http._writing import join_small, request_head
 
 ClientEvent: TypeAlias = Head | Body | Tail | Broken
 
@@ -61,22 +48,27 @@ class ClientConnection:
     leaves the link closed.
     """
 
+    __slots__ = (
+        "_close", "_end", "_fed", "_fresh", "_heads", "_inbox", "_interim", "_limits", "_method", "_out", "_reader",
+        "_writer", "answered", "exchanges", "link", "state"
+    )  # fmt: skip
+
     def __init__(self, link: int, *, limits: Limits = LIMITS) -> None:
         self.link: Final = link
         self.state = CLIENT_TABLE.start
         self.exchanges = 0  # requests sent on this link so far
         self.answered = False  # a byte of the current exchange's response came
         self._limits = limits
-        self._inbox: deque[memoryview] = deque()  # bytes that came and were not read
-        self._pieces: Iterator[Data] | None = None  # the body pieces of the bytes being read
+        self._inbox: list[memoryview] = []  # bytes that came and were not read
+        self._fresh = False  # bytes came since a window was asked for
         self._end: tuple[str, str] | None = None  # why and how the link ended, once it has; "" for an orderly end
         self._out: list[Data] = []
         self._close = False  # one of the two said that this exchange is the last
         self._interim = 0
-        self._head: HeadReader | None = None
-        self._parser: h11.Connection | None = None
-        self._writer = BodyWriter(0)
-        self._reader: BodyReader | None = None
+        self._heads = ResponseReader(limits)
+        self._writer: BodyWriter | None = None  # None before the first request
+        self._reader: BodyReader | None = None  # None before a head and after the body's end
+        self._fed = False  # the reader has bytes whose pieces were not all taken
         self._method = ""
 
     def __repr__(self) -> str:
@@ -102,7 +94,7 @@ class ClientConnection:
     @property
     def sending(self) -> bool:
         """The request's body is still owed."""
-        return not self._writer.done and self.state in ("waiting", "reading")
+        return self._writer is not None and not self._writer.done and self.state in ("waiting", "reading")
 
     # ── the request ────────────────────────────────────────────────────────────
     def request(
@@ -126,47 +118,34 @@ class ClientConnection:
             raise LocalProtocolError(f"expected an idle connection for a request, got one that is {self.state}")
         if (body is not None) + (length is not None) + chunked > 1:
             raise LocalProtocolError("expected one of body, length and chunked, got several")
-        check_method(method)
-        check_target(target)
-        lines = written(without(headers, FRAMING))
         if body is not None:
             length = len(body)
-        if chunked:
-            lines.append((b"Transfer-Encoding", b"chunked"))
-        elif length is not None:
-            lines.append((b"Content-Length", b"%d" % length))
-        parser = h11.Connection(h11.CLIENT, max_incomplete_event_size=self._limits.http_trailers)
-        try:
-            request = h11.Request(method=method, target=target, headers=lines)
-        except h11.LocalProtocolError as error:
-            raise LocalProtocolError(f"expected headers of a request, got: {str(error).partition(':')[0]}") from None
-        self._out.append(parser.send(request))
-        self._parser = parser
-        self._head = HeadReader(self._limits, response=True)
-        self._writer = BodyWriter(None if chunked else length or 0)
-        self._reader = None
+        head, self._close, self._heads.upgrades = request_head(method, target, headers, length=length, chunked=chunked)
+        self._out.append(head)
+        writer = self._writer = BodyWriter(None if chunked else length or 0)
         self._method = method.upper()
         self._interim = 0
-        self._close = "close" in members(v for k, v in headers if k.lower() == "connection" and isinstance(v, str))
         self.exchanges += 1
         self.answered = False
         self._step("request")
         if body is not None:
-            self._out.extend(self._writer.piece(body))
+            join_small(self._out, writer.piece(body))
         if body is not None or (length is None and not chunked):
-            self._writer.end()
+            writer.end()
 
     def send_body(self, data: Data) -> None:
         """Send the next bytes of a streamed body."""
-        if self.state not in ("waiting", "reading") or not self._writer.fits(len(data)):
+        writer = self._writer
+        if writer is None or self.state not in ("waiting", "reading") or not writer.fits(len(data)):
             raise LocalProtocolError(f"expected at most the announced body, got {len(data)} bytes ({self.state})")
-        self._out.extend(self._writer.piece(data))
+        self._out.extend(writer.piece(data))
 
     def end_body(self) -> None:
         """End a streamed body."""
-        if self.state not in ("waiting", "reading") or self._writer.done or not self._writer.complete:
+        writer = self._writer
+        if writer is None or self.state not in ("waiting", "reading") or writer.done or not writer.complete:
             raise LocalProtocolError(f"expected a body that is complete, got the end of another ({self.state})")
-        self._out.extend(self._writer.end())
+        self._out.extend(writer.end())
 
     def output(self) -> list[Data]:
         """Return what is to be transmitted, in order, and forget it."""
@@ -188,7 +167,15 @@ class ClientConnection:
     def received(self, data: Data) -> None:
         """Take bytes from the link."""
         if self.state != "closed" and len(data):
-            self._inbox.append(memoryview(data))
+            # What waits for `upgrade` outlives the turn, and a window does not.
+            self._inbox.append(memoryview(data if self.state != "switched" else bytes(data)))
+            self._fresh = True
+
+    def window(self) -> int | None:
+        """Return the limit of a Window to wish for, or None. Ask once `next` has returned None: it is said once, and
+        again only when more bytes have come."""
+        fresh, self._fresh = self._fresh, False
+        return window(self._reader, self._limits) if fresh and self.state == "reading" else None
 
     def ended(self) -> None:
         """The peer will send no more."""
@@ -208,24 +195,26 @@ class ClientConnection:
 
     def _read(self) -> ClientEvent | None:
         while self.state not in ("closed", "switched"):
-            if self._pieces is not None:
-                piece = next(self._pieces, None)
+            reader = self._reader
+            if self._fed and reader is not None:
+                piece = reader.piece()
                 if piece is not None:
                     return Body(piece)
-                self._pieces = None
-                self._put_back(self._reader.surplus if self._reader else memoryview(b""))
-            if self.state == "reading" and self._reader is not None and self._reader.done:
+                self._fed = False
+                self._put_back(reader.surplus)
+            if reader is not None and reader.done:
                 return self._end_exchange()
             if not self._inbox:
                 return self._read_end()
-            view = self._inbox.popleft()
+            view = self._inbox.pop(0)
             if self.state == "waiting":
                 self.answered = True
                 head = self._read_head(view)
                 if head is not None:
                     return head
-            elif self._reader is not None and self.state == "reading":
-                self._pieces = self._reader.feed(view)
+            elif reader is not None:
+                reader.feed(view)
+                self._fed = True
             else:
                 self._step("bytes")
         if self.state == "closed":
@@ -233,31 +222,27 @@ class ClientConnection:
         return None
 
     def _read_head(self, view: memoryview) -> Head | None:
-        assert self._head is not None
-        assert self._parser is not None
-        raw, rest = self._head.feed(view)
+        opening, rest = self._heads.feed(view)
         self._put_back(rest)
-        if raw is None:
+        if opening is None:
             return None
-        event = parse_head(self._parser, raw)
-        assert not isinstance(event, h11.Request)
-        if isinstance(event, h11.InformationalResponse) and event.status_code != 101:
+        status = opening.head.status
+        if status == 101:
+            self._step("switch")
+            self._inbox = [memoryview(bytes(view)) for view in self._inbox]
+            return opening.head
+        if status < 200:
             self._interim += 1
             if self._interim > self._limits.http_interim:
                 raise Fault(400, f"expected a response after {self._limits.http_interim} interim ones, got another")
             return None
-        head = fields(event)
-        status = event.status_code
-        if status == 101:
-            self._step("switch")
-            return Head(101, head.headers)
         if self._method == "HEAD" or status in (204, 304):
             self._reader = CountedBody(0)
         else:
-            self._reader = body_reader(self._parser, head, self._limits, response=True)
-        self._close = self._close or head.closes
+            self._reader = opening.body(self._limits) or BodyToTheEnd()
+        self._close = self._close or opening.closes
         self._step("head")
-        return Head(status, head.headers)
+        return opening.head
 
     def _read_end(self) -> ClientEvent | None:
         if self._end is None:
@@ -278,19 +263,22 @@ class ClientConnection:
         return self._break(why, kind, "end")
 
     def _end_exchange(self) -> Tail:
+        assert self._writer is not None
         last = self._close or not self._writer.done or isinstance(self._reader, BodyToTheEnd)
+        self._reader = None
         self._step("last tail" if last else "reusable tail")
         return Tail()
 
     def _break(self, why: str, kind: str, fed: str) -> Broken:
         self._step(fed)
-        self._pieces = None
+        self._reader = None
+        self._fed = False
         self._inbox.clear()
         return Broken(why, kind)
 
     def _put_back(self, rest: memoryview) -> None:
         if len(rest):
-            self._inbox.appendleft(rest)
+            self._inbox.insert(0, rest)
 
     def _step(self, fed: str) -> None:
         self.state = CLIENT_TABLE.next(self.state, fed)

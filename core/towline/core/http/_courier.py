@@ -19,6 +19,7 @@ from towline.core._wire import (
     Ended,
     Failed,
     Feed,
+    Filled,
     Finished,
     LinkNumbers,
     Lost,
@@ -27,6 +28,7 @@ from towline.core._wire import (
     Received,
     Refused,
     Store,
+    Window,
     WireFact,
 )
 from towline.core.http._pool import Exchange, Pool
@@ -41,6 +43,9 @@ class Courier(Generic[T]):
 
     Questions about exchanges become Open, Transmit, Close and Drop; those about streams become wishes of the
     same name; what it does not know goes out as an event. Ends with Finished or Failed.
+
+    While a script feeds a long body to a stream, its pieces may be views of a window: good until its next question
+    that waits.
 
     A stream that is Refused before its End fails the script that began it at the question that is open then.
     """
@@ -92,13 +97,15 @@ class Courier(Generic[T]):
             self._end(Failed(RemoteProtocolError("timeout", why)), now)
             return
         self._pool.wake(now)
-        if isinstance(fact, Opened | Received | Ended | Lost):
+        if isinstance(fact, Received | Filled | Opened | Ended | Lost):
             self._pool.handle(fact, now)
         elif isinstance(fact, Proved | Refused):
             self._take_verdict(fact)
         self._run(now)
         while not self._over and self._pool.advance(now):
             self._run(now)
+        if isinstance(fact, Received | Filled) and not self._over:
+            self._after_bytes(fact)
 
     def poll(self) -> Any:
         return self._wishes.popleft() if self._wishes else None
@@ -109,6 +116,24 @@ class Courier(Generic[T]):
         due = [at for task in self._tasks if (at := task.script.deadline()) is not None]
         due += [at for at in (self._until, self._pool.deadline()) if at is not None]
         return min(due, default=None)
+
+    def _after_bytes(self, fact: Received | Filled) -> None:
+        """Keep what nobody took of a window, and wish for one where a script waits to feed more of it to a stream.
+
+        Others are given bytes that stay good: a script that reads a document may keep its pieces.
+        """
+        if isinstance(fact, Filled):
+            for task in self._tasks:
+                if task.exchange is not None:
+                    task.exchange.keep()
+        exchange = self._pool.carried(fact.link)
+        if exchange is None or exchange.unread:
+            return
+        feeders = (task for task in self._streams.values() if task.exchange is exchange)
+        if any(isinstance(task.script.waits, Read) for task in feeders):
+            limit = self._pool.window(fact.link)
+            if limit is not None:
+                self._wishes.append(Window(fact.link, limit))
 
     # ── running scripts ────────────────────────────────────────────────────────
     def _run(self, now: Instant) -> None:

@@ -9,7 +9,7 @@ from towline.core._contract import Instant
 from towline.core._limits import Limits
 from towline.core._script import Body, Broken, Head, HeaderList, Request, Tail
 from towline.core._table import Table
-from towline.core._wire import Close, Drop, Ended, LinkNumbers, Lost, Open, Opened, Received, Transmit
+from towline.core._wire import Close, Drop, Ended, Filled, LinkNumbers, Lost, Open, Opened, Received, Transmit
 from towline.core.http._client import ClientConnection
 from towline.core.http._headers import check_method, written
 from towline.core.http._url import Origin, Url, redacted
@@ -67,6 +67,11 @@ class Exchange:
         if isinstance(event, Body):
             self.unread -= len(event.data)
         return event
+
+    def keep(self) -> None:
+        """Copy what was not taken: it came in a window, which is good for one turn."""
+        if self.unread:
+            self._events = deque(Body(bytes(e.data)) if isinstance(e, Body) else e for e in self._events)
 
     def ask(self, now: Instant) -> None:
         """The script waits for the next piece from this instant on."""
@@ -216,7 +221,7 @@ class Pool:
         self._waiting.clear()
 
     # ── facts ──────────────────────────────────────────────────────────────────
-    def handle(self, fact: Opened | Received | Ended | Lost, now: Instant) -> None:
+    def handle(self, fact: Opened | Received | Filled | Ended | Lost, now: Instant) -> None:
         """Take a fact about a link; one about a link that is gone already is late and says nothing.
 
         What came of it is told by `advance`, event by event.
@@ -234,6 +239,9 @@ class Pool:
                 self._remove(slot, None, now)
         elif isinstance(fact, Received):
             slot.connection.received(fact.data)
+            self._reading = slot, Drop(slot.number)
+        elif isinstance(fact, Filled):
+            slot.connection.received(fact.view)
             self._reading = slot, Drop(slot.number)
         elif isinstance(fact, Ended):
             slot.connection.ended()
@@ -285,6 +293,15 @@ class Pool:
             else:
                 self._remove(slot, Close(slot.number) if ending is not None else None, now)
         return True
+
+    def carried(self, link: int) -> Exchange | None:
+        """Return the exchange that a link carries, if it does."""
+        slot = self._slots.get(link)
+        return None if slot is None else slot.exchange
+
+    def window(self, link: int) -> int | None:
+        """Return the limit of a Window to wish for one of these links, or None."""
+        return self._slots[link].connection.window()
 
     def wake(self, now: Instant) -> None:
         """Act on every deadline that has come."""

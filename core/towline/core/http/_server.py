@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
 from typing import Final
-
-import h11
 
 from towline.core._contract import Data, Instant
 from towline.core._errors import LocalProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, HeaderList, Tail
 from towline.core._wire import Close, Drop, Shut, Transmit
-from towline.core.http._exchange import SERVER_TABLE, ServerEvent, answer_head, fault_body, read_request
-from towline.core.http._framing import BodyReader, BodyWriter, Fault, HeadFields, HeadReader, body_reader
-from towline.core.http._headers import members
+from towline.core.http._exchange import SERVER_TABLE, ServerEvent, fault_body
+from towline.core.http._framing import BodyReader, BodyWriter, Fault, window
+from towline.core.http._heads import RequestReader
+from towline.core.http._writing import answer_head, join_small
 
 
 class ServerConnection:
@@ -33,6 +30,12 @@ class ServerConnection:
     A fault of the peer is answered with a 4xx or 5xx, where no answer has begun, and told as Broken where a
     request was handed out.
     """
+
+    __slots__ = (
+        "_begun", "_bodiless", "_dropped", "_end_told", "_ending", "_events", "_expects", "_fed", "_fresh", "_heads",
+        "_held", "_inbox", "_keep_alive", "_last", "_limits", "_method", "_now", "_out", "_peer_ended", "_reader",
+        "_silence", "_until", "_version", "_writer", "draining", "link", "state"
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -53,22 +56,21 @@ class ServerConnection:
         self._silence = silence
         self._until: Instant | None = now + limits.time_head
         self._now = now  # of the last fact
-        self._events: deque[ServerEvent] = deque()
-        self._inbox: deque[memoryview] = deque()  # bytes that came and were not read
-        self._pieces: Iterator[Data] | None = None  # the body pieces of the bytes being read
+        self._events: list[ServerEvent] = []
+        self._inbox: list[memoryview] = []  # bytes that came and were not read
+        self._fresh = False  # bytes came since a window was asked for
         self._out: list[Data] = []
         self._ending: Shut | Close | Drop | None = None
-        self._parser = self._new_parser()
-        self._head = HeadReader(limits, response=False)
+        self._heads = RequestReader(limits)
         self._reader: BodyReader | None = None  # None before a head and after the body's end
+        self._fed = False  # the reader has bytes whose pieces were not all taken
         self._writer: BodyWriter | None = None
-        self._method = ""
-        self._version = "1.1"
+        self._method, self._version = "", "1.1"  # of the request
         self._bodiless = False  # the answer has no body, whatever its headers say
         self._last = False  # this exchange is the last on this link
         self._expects = False  # the peer asked for a 100 and has none
         self._begun = False  # bytes of the request's body came
-        self._held = bytearray()  # what came behind the request that is being answered
+        self._held = b""  # what came behind the request that is being answered
         self._peer_ended = False
         self._end_told = True  # False while the end of the peer's bytes was not acted on
         self._dropped = 0  # bytes thrown away while lingering
@@ -84,7 +86,7 @@ class ServerConnection:
     @property
     def idle(self) -> bool:
         """No request is being received or answered."""
-        return self.state == "idle" and not len(self._head) and not self._inbox and not self._held
+        return self.state == "idle" and not len(self._heads) and not self._inbox and not self._held
 
     @property
     def answerable(self) -> bool:
@@ -109,6 +111,13 @@ class ServerConnection:
                 self._finish("last", Close(self.link))
         elif self.state != "closed" and len(data):
             self._inbox.append(memoryview(data))
+            self._fresh = True
+
+    def window(self) -> int | None:
+        """Return the limit of a Window to wish for, or None. Ask once `next` has returned None: it is said once, and
+        again only when more bytes have come."""
+        fresh, self._fresh = self._fresh, False
+        return window(self._reader, self._limits) if fresh and self.state in ("asked", "answering") else None
 
     def ended(self, now: Instant) -> None:
         """The peer will send no more. It may still read: an answer under way is completed."""
@@ -130,7 +139,7 @@ class ServerConnection:
         self._now = now
         if self._until is None or now < self._until:
             return
-        if self.state in ("emptying", "lingering") or (self.state == "idle" and not len(self._head)):
+        if self.state in ("emptying", "lingering") or (self.state == "idle" and not len(self._heads)):
             self._finish("last", Close(self.link))
         elif self.state in ("idle", "asked"):
             self._refuse(Fault(408, "expected the request sooner"))
@@ -152,29 +161,29 @@ class ServerConnection:
         when it decides. Call it until it returns None after each fact and each complete answer.
         """
         while True:
+            reader = self._reader
             if self._events:
-                return self._events.popleft()
-            if self._pieces is not None:
+                return self._events.pop(0)
+            if self._fed and reader is not None:
                 try:
-                    piece = next(self._pieces, None)
+                    piece = reader.piece()
                 except Fault as fault:
                     self._refuse(fault)
                     continue
                 if piece is None:
-                    self._pieces = None
-                    self._body_was_read()
+                    self._body_was_read(reader)
                 elif self.state != "emptying":
                     return Body(piece)
             elif self.state == "idle" and self._held:
-                self._inbox.appendleft(memoryview(bytes(self._held)))
-                self._held.clear()
+                self._inbox.insert(0, memoryview(self._held))
+                self._held = b""
             elif self._inbox:
-                view = self._inbox.popleft()
+                view = self._inbox.pop(0)
                 if self.state == "idle":
                     self._read_head(view)
-                elif self._reader is not None and self.state in ("asked", "answering", "emptying"):
-                    self._begun = True
-                    self._pieces = self._reader.feed(view)
+                elif reader is not None and self.state in ("asked", "answering", "emptying"):
+                    self._begun = self._fed = True
+                    reader.feed(view)
                 elif self.state in ("asked", "answering"):
                     self._hold(view)
             elif not self._end_told:
@@ -194,7 +203,7 @@ class ServerConnection:
         """Answer in one piece. Framing headers are set here; HEAD and 304 get the length and no body."""
         self.respond_head(status, headers, length=len(body), now=now)
         assert self._writer is not None
-        self._out.extend(self._writer.piece(body[: self._writer.left]))
+        join_small(self._out, self._writer.piece(body[: self._writer.left]))
         self._answered(now)
 
     def respond_head(self, status: int, headers: HeaderList, *, length: int | None = None, now: Instant) -> None:
@@ -240,7 +249,7 @@ class ServerConnection:
             raise LocalProtocolError(f"expected a whole request without an answer, got {self.state}")
         self._step("upgrade")
         self._until = None
-        held = bytes(self._held) + b"".join(self._inbox)
+        held = b"".join((self._held, *self._inbox))
         self._forget_bytes()
         return held
 
@@ -249,33 +258,38 @@ class ServerConnection:
         out, self._out = self._out, []
         return out
 
-    def wishes(self) -> Iterator[Transmit | Shut | Close | Drop]:
+    def wishes(self) -> list[Transmit | Shut | Close | Drop]:
         """Return what is wished for this link since the last call: its output, and its end, once."""
-        for data in self.output():
-            yield Transmit(self.link, data)
+        wishes: list[Transmit | Shut | Close | Drop] = []
+        if self._out:
+            wishes += [Transmit(self.link, data) for data in self.output()]
         if self._ending is not None:
-            ending, self._ending = self._ending, None
-            yield ending
+            wishes.append(self._ending)
+            self._ending = None
+        return wishes
 
     # ── inside ─────────────────────────────────────────────────────────────────
-    def _new_parser(self) -> h11.Connection:
-        return h11.Connection(h11.SERVER, max_incomplete_event_size=self._limits.http_trailers)
-
     def _read_head(self, view: memoryview) -> None:
-        if not len(self._head):
+        if not len(self._heads):
             self._until = self._now + self._limits.time_head
         try:
-            raw, rest = self._head.feed(view)
-            self._put_back(rest)
-            if raw is None:
-                return
-            head, request = read_request(self._parser, raw)
+            opening, rest = self._heads.feed(view)
         except Fault as fault:
             self._refuse(fault)
             return
-        self._begin(head, request.method)
+        self._put_back(rest)
+        if opening is None:
+            return
+        head, reader = opening.head, opening.body(self._limits)
+        self._reader = None if reader is None or reader.done else reader
+        self._fed = self._begun = False
+        self._writer = None
+        self._method, self._version = head.method, head.version
+        self._last = opening.closes or self.draining
+        self._expects = opening.expects and self._reader is not None
+        self._until = None if self._reader is None or self._silence is None else self._now + self._silence
         self._step("head")
-        self._events.append(request)
+        self._events.append(head)
         if self._reader is None:
             self._events.append(Tail())
 
@@ -288,28 +302,16 @@ class ServerConnection:
 
     def _put_back(self, rest: memoryview) -> None:
         if len(rest):
-            self._inbox.appendleft(rest)
+            self._inbox.insert(0, rest)
 
-    def _begin(self, head: HeadFields, method: str) -> None:
-        reader = body_reader(self._parser, head, self._limits, response=False)
-        self._reader = None if reader.done else reader
-        self._writer = None
-        self._method = method
-        self._version = head.version
-        self._last = head.closes or self.draining
-        expects = head.version == "1.1" and "100-continue" in members(head.all("expect"))
-        self._expects = expects and self._reader is not None
-        self._begun = False
-        self._until = self._now + self._silence if self._silence is not None and self._reader is not None else None
-
-    def _body_was_read(self) -> None:
+    def _body_was_read(self, reader: BodyReader) -> None:
         """Bytes of the request's body were read to their end: is it the body's?"""
-        assert self._reader is not None
-        if not self._reader.done:
+        self._fed = False
+        if not reader.done:
             if self.state != "emptying" and self._silence is not None:
                 self._until = self._now + self._silence
             return
-        self._put_back(self._reader.surplus)
+        self._put_back(reader.surplus)
         self._reader = None
         self._until = None
         if self.state == "emptying":
@@ -320,7 +322,7 @@ class ServerConnection:
     def _hold(self, view: memoryview) -> None:
         if len(self._held) + len(view) > self._limits.http_pipeline:
             self._last = True  # a request is lost from here on, so the link cannot go on after this answer
-            self._held.clear()
+            self._held = b""
         if not self._last:
             self._held += view
 
@@ -347,7 +349,6 @@ class ServerConnection:
             self._finish("last", Close(self.link))
             return
         self._step("next")
-        self._parser = self._new_parser()
         self._method, self._version = "", "1.1"
         self._until = self._now + self._keep_alive
         self._end_told = not self._peer_ended
@@ -362,7 +363,6 @@ class ServerConnection:
             self._events.append(Broken(fault.why, "timeout" if fault.status == 408 else "protocol-error"))
         self._last = True
         body = fault_body(fault)
-        self._parser = self._new_parser()
         self._write_head(fault.status, (("Content-Type", "application/json"),), len(body))
         if not self._bodiless:
             self._out.append(body)
@@ -382,7 +382,7 @@ class ServerConnection:
         last = self._last or self.draining
         framed = answer_head(status, headers, length, bodiless=bare, version=self._version, last=last)
         head, self._writer, self._last = framed
-        self._out.append(self._parser.send(head))
+        self._out.append(head)
 
     def _finish(self, fed: str, ending: Close | Drop) -> None:
         self._step(fed)
@@ -392,8 +392,8 @@ class ServerConnection:
 
     def _forget_bytes(self) -> None:
         self._inbox.clear()
-        self._held.clear()
-        self._pieces = None
+        self._held = b""
+        self._fed = False
         self._reader = None
 
     def _step(self, fed: str) -> None:
