@@ -35,9 +35,11 @@ async def serve_client(
         log.say("warning", "rule without effect", rule=warning)
     async with driver.open_pump(machine, dialer=dialer, listeners={"client": listener}) as pump:
         port = pump.ports["client"]
+        served = config.served()
         log.say(
-            "info", "client started", address=f"{listener.host}:{port}", server=str(config.server().origin),
-            agent=str(config.agent_url), id=machine.client_id,
+            "info", "client started", address=f"{listener.host}:{port}", id=machine.client_id,
+            server=", ".join(str(connection.servers()[0].origin) for connection in served),
+            agent=", ".join(str(connection.agent_url) for connection in served),
         )  # fmt: skip
         task_status.started(port)
         async with anyio.create_task_group() as tasks:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worlds.brokers import CLIENT, PLATFORM, SERVER, TOKEN, UPSTREAM, Brokers, plain
+from worlds.brokers import CLIENT, CLIENT_RULES, PLATFORM, SERVER, TOKEN, UPSTREAM, Brokers, plain
 from worlds.world import World
 
 from towline.core import Limits, Secret
@@ -169,7 +169,8 @@ def test_lookups() -> None:
     assert (unknown.status, unknown.get("x-broker-failure"), unknown.body) == (404, "no-connection", b'{"ok":false}')
     assert brokers.ask(f"/BROKER/{TOKEN.upper()}/healthcheck").status == 200
     status = brokers.ask(f"/connection-status/{TOKEN}")
-    assert json.loads(status.body) == {"ok": True, "clients": [{"version": "local"}, {"version": "local"}]}
+    clients = [{"version": "local", "filters": CLIENT_RULES.shown()}] * 2
+    assert json.loads(status.body) == {"ok": True, "clients": clients}
     listed = json.loads(brokers.ask("/connections-status").body)
     assert listed[0]["identifier"] == "0000-...-000a"
     assert TOKEN.lower() not in json.dumps(listed)

@@ -1,8 +1,9 @@
 """The broker: the allow-list, what it lets through and how, from both ends of the tunnel (broker-protocol.md §2–3)."""
 
 from towline.core.broker._client import BrokerClient, TunnelsEnded
-from towline.core.broker._client_config import BrokerClientConfig
+from towline.core.broker._client_config import BrokerClientConfig, ConnectionConfig
 from towline.core.broker._filter import Allowed, Denied, Filter, Upstream, Verdict, target_fault
+from towline.core.broker._filters_page import RulesRead, RulesWanted
 from towline.core.broker._platform import CallbackArrived
 from towline.core.broker._rules import DEFAULT_AGENT_RULES, AcceptRules, Auth, Rule, default_server_rules
 from towline.core.broker._server import BrokerServer
@@ -20,10 +21,13 @@ __all__ = [
     "BrokerServer",
     "BrokerServerConfig",
     "CallbackArrived",
+    "ConnectionConfig",
     "Denied",
     "Filter",
     "Reload",
     "Rule",
+    "RulesRead",
+    "RulesWanted",
     "Stop",
     "TunnelsEnded",
     "UploadDecoder",

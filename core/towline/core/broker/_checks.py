@@ -1,10 +1,12 @@
-"""A client's `/systemcheck`: whether each of its credentials is good for the upstream (broker-protocol.md §4.5).
+"""A client's `/systemcheck`: whether each credential of each connection is good for the upstream.
 
-Every check is answered within its time, also where nothing is configured or nothing answers (agent.md §3.3).
+One request for each credential, one after the other; connections side by side. Every asker is answered within the
+check's time, also where nothing is configured or nothing answers (broker-protocol.md §4.5, agent.md §3.3).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from towline.core._contract import Instant, Record
@@ -18,37 +20,64 @@ from towline.core.broker._outgoing import Errand, Outgoing
 from towline.core.http import ClientEvent, Url, redacted
 
 
+class Credential(Record, frozen=True):
+    """An Authorization header's value, and the part of it that is shown masked."""
+
+    header: Secret
+    shown: Secret
+
+
 class CheckConfig(Record, frozen=True):
-    """What `/systemcheck` asks: one request for each authorization, without one a single request."""
+    """What is asked for one connection: a request for each credential, without one a single request."""
 
     url: Url
     method: str = "GET"
-    authorizations: tuple[Secret, ...] = ()
-    seconds: float = 5.0
+    credentials: tuple[Credential, ...] = ()
 
 
-class Check(Timed):
-    """One asker's check, one credential after the other."""
+class Probe:
+    """One connection in one check."""
 
-    __slots__ = ("errand", "left", "results", "status", "visit")
+    __slots__ = ("check", "config", "errand", "left", "name", "results", "status")
 
-    def __init__(self, visit: Visit, authorizations: tuple[Secret, ...]) -> None:
-        super().__init__()
-        self.visit = visit
-        self.left: list[Secret | None] = [*authorizations] or [None]
+    def __init__(self, check: Check, name: str, config: CheckConfig | None) -> None:
+        self.check = check
+        self.name = name
+        self.config = config
+        credentials: tuple[Credential, ...] = () if config is None else config.credentials
+        self.left: list[Credential | None] = [*credentials] or [None]
         self.results: list[dict[str, Any]] = []
         self.errand: Errand | None = None
         self.status: int | None = None
 
+    @property
+    def passed(self) -> bool:
+        """The established client goes by the last credential."""
+        return not self.left and bool(self.results[-1]["ok"])
+
+
+class Check(Timed):
+    """One asker's check."""
+
+    __slots__ = ("probes", "visit")
+
+    def __init__(self, visit: Visit) -> None:
+        super().__init__()
+        self.visit = visit
+        self.probes: list[Probe] = []
+
 
 class Checks:
-    """All checks under way."""
+    """All checks under way. `configs` is by the name of the connection, "" for the only one of a classic client."""
 
-    def __init__(self, desk: Desk, outgoing: Outgoing, config: CheckConfig | None, version: str) -> None:
+    def __init__(
+        self, desk: Desk, outgoing: Outgoing, configs: Mapping[str, CheckConfig | None], version: str, seconds: float
+    ) -> None:
         self._desk = desk
         self._outgoing = outgoing
-        self._config = config
+        self._configs = configs
         self._version = version
+        self._seconds = seconds
         self._by_visit: dict[int, Check] = {}
         self._alarms: Alarms[Check] = Alarms()
 
@@ -57,76 +86,67 @@ class Checks:
 
     def came(self, visit: Visit, now: Instant) -> None:
         """Start a check for an asker."""
-        config = self._config
-        if config is None:
-            unchecked = {"brokerClientValidationUrl": None, "ok": False, "error": "no check is configured"}
-            self._desk.respond(visit, 500, (JSON,), compact([unchecked]), now=now)
-            return
-        check = self._by_visit[visit.number] = Check(visit, config.authorizations)
-        self._alarms.set(check, now + config.seconds)
-        self._next(check, config, now)
+        check = self._by_visit[visit.number] = Check(visit)
+        self._alarms.set(check, now + self._seconds)
+        check.probes = [Probe(check, name, config) for name, config in self._configs.items()]
+        for probe in check.probes:
+            self._next(probe, now)
+        self._settle(check, now)
 
     def happened(self, errand: Errand, event: ClientEvent, now: Instant) -> None:
-        check: Check = errand.owner
-        if self._config is None or check.visit.number not in self._by_visit or isinstance(event, Body):
+        probe: Probe = errand.owner
+        if probe.check.visit.number not in self._by_visit or isinstance(event, Body):
             return
         if isinstance(event, Head):
-            check.status = event.status
+            probe.status = event.status
             return
-        failure = f"no answer: {event.why}"[:1024] if isinstance(event, Broken) else None
-        self._done(check, self._config, failure, now)
+        probe.errand = None
+        self._done(probe, f"no answer: {event.why}"[:1024] if isinstance(event, Broken) else None)
+        self._next(probe, now)
+        self._settle(probe.check, now)
 
     def left(self, visit: Visit) -> None:
         check = self._by_visit.pop(visit.number, None)
         if check is not None:
-            self._alarms.set(check, None)
-            if check.errand is not None:
-                self._outgoing.give_up(check.errand)
+            self._end(check)
 
     def wake(self, now: Instant) -> None:
         for check in self._alarms.due(now):
-            if self._config is not None and check.visit.number in self._by_visit:
-                if check.errand is not None:
-                    self._outgoing.give_up(check.errand)
-                failure = f"no answer in {self._config.seconds:g} s"
-                check.results += [self._result(secret, self._config, None, failure) for secret in check.left]
-                self._answer(check, now)
+            if check.visit.number in self._by_visit:
+                for probe in check.probes:
+                    while probe.left:
+                        probe.status = None
+                        self._done(probe, f"no answer in {self._seconds:g} s")
+                self._settle(check, now)
 
     # ── inside ─────────────────────────────────────────────────────────────────
-    def _next(self, check: Check, config: CheckConfig, now: Instant) -> None:
-        secret = check.left[0]
-        headers: HeaderList = (("Host", config.url.authority), ("user-agent", f"Snyk Broker Client {self._version}"))
-        if secret is not None:
-            headers += (("authorization", secret),)
-        check.status = None
-        check.errand = Errand(check, config.method, config.url, config.url.target, headers, patience=config.seconds)
-        try:
-            self._outgoing.begin(check.errand, now)
-        except RemoteProtocolError as error:
-            self._done(check, config, error.message, now)
+    def _next(self, probe: Probe, now: Instant) -> None:
+        """Ask with the next credential; what cannot be asked at all is done at once."""
+        config = probe.config
+        while probe.left and config is not None:
+            credential = probe.left[0]
+            agent = f"Snyk Broker Client {self._version}"
+            headers: HeaderList = (("Host", config.url.authority), ("user-agent", agent))
+            if credential is not None:
+                headers += (("authorization", credential.header),)
+            probe.status = None
+            probe.errand = Errand(probe, config.method, config.url, config.url.target, headers, patience=self._seconds)
+            try:
+                self._outgoing.begin(probe.errand, now)
+                return
+            except RemoteProtocolError as error:
+                probe.errand = None
+                self._done(probe, error.message)
+        while probe.left:
+            self._done(probe, "no check is configured")
 
-    def _done(self, check: Check, config: CheckConfig, failure: str | None, now: Instant) -> None:
-        check.errand = None
-        check.results.append(self._result(check.left.pop(0), config, check.status, failure))
-        if check.left:
-            self._next(check, config, now)
-        else:
-            self._answer(check, now)
-
-    def _answer(self, check: Check, now: Instant) -> None:
-        self._by_visit.pop(check.visit.number, None)
-        self._alarms.set(check, None)
-        status = 200 if check.results[-1]["ok"] else 500
-        self._desk.respond(check.visit, status, (JSON,), compact(check.results), now=now)
-
-    def _result(
-        self, secret: Secret | None, config: CheckConfig, status: int | None, failure: str | None
-    ) -> dict[str, Any]:
-        result: dict[str, Any] = {
-            "brokerClientValidationUrl": redacted(config.url),
-            "brokerClientValidationMethod": config.method,
-            "brokerClientValidationTimeoutMs": int(config.seconds * 1000),
-        }
+    def _done(self, probe: Probe, failure: str | None) -> None:
+        """Note the outcome for the credential whose turn it is."""
+        credential, status, config = probe.left.pop(0), probe.status, probe.config
+        result: dict[str, Any] = {"brokerClientValidationUrl": None if config is None else redacted(config.url)}
+        if config is not None:
+            result["brokerClientValidationMethod"] = config.method
+            result["brokerClientValidationTimeoutMs"] = int(self._seconds * 1000)
         if status is not None:
             result["brokerClientValidationUrlStatusCode"] = status
         if failure is None and status is not None and not 200 <= status < 300:
@@ -135,8 +155,34 @@ class Checks:
         if failure is not None:
             result["error"] = failure
         # Three characters of each end are the established form; they are not enough of a secret to shorten the search.
-        result["maskedCredentials"] = None if secret is None else _masked(secret)
-        return result
+        result["maskedCredentials"] = None if credential is None else _masked(credential.shown)
+        probe.results.append(result)
+
+    def _settle(self, check: Check, now: Instant) -> None:
+        """Answer once every connection is checked."""
+        if any(probe.left for probe in check.probes):
+            return
+        self._by_visit.pop(check.visit.number, None)
+        self._end(check)
+        first = check.probes[0]
+        passed = all(probe.passed for probe in check.probes)
+        document = [_told(probe) for probe in check.probes] if first.name else first.results
+        self._desk.respond(check.visit, 200 if passed else 500, (JSON,), compact(document), now=now)
+
+    def _end(self, check: Check) -> None:
+        self._alarms.set(check, None)
+        for probe in check.probes:
+            if probe.errand is not None:
+                self._outgoing.give_up(probe.errand)
+                probe.errand = None
+
+
+def _told(probe: Probe) -> dict[str, Any]:
+    """Return a connection's outcome in the universal client's form."""
+    told = {"connectionName": probe.name, "validated": probe.passed, "results": probe.results}
+    if not probe.passed:
+        told["message"] = f"Validation failed, please review connection details for {probe.name}."
+    return told
 
 
 def _masked(secret: Secret) -> str:

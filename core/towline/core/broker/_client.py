@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import count
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from towline.core._contract import Instant, Record
 from towline.core._entropy import Entropy
-from towline.core._errors import RemoteProtocolError, TowlineError
+from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._wire import (
     WAKE,
@@ -25,45 +25,54 @@ from towline.core._wire import (
     WireFact,
 )
 from towline.core.broker._alarms import earliest
-from towline.core.broker._answers import JSON, acknowledged, compact
-from towline.core.broker._checks import Check, Checks
-from towline.core.broker._client_config import ROLES, BrokerClientConfig
+from towline.core.broker._answers import JSON, compact
+from towline.core.broker._checks import Checks, Probe
+from towline.core.broker._client_config import BrokerClientConfig
+from towline.core.broker._connection import Connection
 from towline.core.broker._desk import Came, Desk, DeskEvent, Left, Visit
-from towline.core.broker._filter import Filter
-from towline.core.broker._gate import Gate
+from towline.core.broker._dispatch import Dispatch
+from towline.core.broker._filters_page import FiltersPage, RulesRead, RulesWanted
 from towline.core.broker._ids import request_id_of
-from towline.core.broker._job import Tunnel
+from towline.core.broker._job import Job, Tunnel
 from towline.core.broker._jobs import Jobs
 from towline.core.broker._local import Callbacks
-from towline.core.broker._outgoing import Outgoing
-from towline.core.broker._rules import AcceptRules
+from towline.core.broker._outgoing import Errand, Outgoing
+from towline.core.broker._preflight import Asking as PreflightAsking
+from towline.core.broker._preflight import Preflight, server_checks
 from towline.core.broker._server_config import Reload, Stop
+from towline.core.broker._webhooks import Webhook, Webhooks
+from towline.core.http import ClientEvent
 from towline.core.tunnel import (
     Acked,
     Arrived,
-    TunnelClient,
+    ResponsePayload,
     TunnelClosed,
     TunnelIdentified,
     TunnelOpened,
     read_request,
 )
 
-ClientFact: TypeAlias = Reload | Stop
+_CHECKS: Final = "/health/checks"
+
+ClientFact: TypeAlias = Reload | RulesRead | Stop
 
 
 class TunnelsEnded(Record, frozen=True):
-    """Both tunnels are closed for good: the server said so, or too many attempts failed.
+    """Every tunnel of every connection is closed for good: the servers said so, or too many attempts failed.
 
-    The machine goes on, and its health check fails; whether the program goes on is its own affair.
+    The machine goes on, and its health check fails; whether the program goes on is its own affair. `exhausted` says
+    that attempts failed, so that a new start may help.
     """
 
     reason: str
+    exhausted: bool = False
 
 
 class BrokerClient:
-    """Machine[WireFact | ClientFact, WireWish | TunnelsEnded | Note].
+    """Machine[WireFact | ClientFact, WireWish | TunnelsEnded | RulesWanted | Note].
 
-    Paths of its own face: the health check, `/systemcheck` and `/filters`; any other is a callback of the agent.
+    Paths of its own face: the health check, `/systemcheck`, `/filters` and `/health/checks`; any other is a callback
+    of the agent.
 
     Raises:  RemoteProtocolError "invalid-configuration" from the constructor, for an address that cannot be read
     """
@@ -73,22 +82,14 @@ class BrokerClient:
         self._limits = limits
         self._entropy = entropy.fork()
         self._wishes: deque[Any] = deque()
-        self._server = config.server()
-        agent = config.agent()
         links = LinkNumbers()
         self.client_id = config.client_id or entropy.uuid4()
-        self._tunnels = tuple(
-            Tunnel(
-                role,
-                TunnelClient(
-                    config.tunnel(role, self.client_id, self._server),
-                    links=links,
-                    entropy=entropy.fork(),
-                    limits=limits,
-                ),
-            )
-            for role in ROLES
+        served = config.served()
+        self._connections = tuple(
+            Connection(config, own, self._wishes, client_id=self.client_id, links=links, entropy=entropy, limits=limits)
+            for own in served
         )
+        self._tunnels = tuple(tunnel for connection in self._connections for tunnel in connection.tunnels)
         self._desk = Desk(
             self._wishes,
             lambda head: limits.http_request_body,
@@ -97,39 +98,30 @@ class BrokerClient:
             limits=limits,
         )
         self._outgoing = Outgoing(self._wishes, links, limits=limits, route=config.route)
-        self._rules = config.rules
-        public, private = self._filters(config.rules)
-        self._inbound = Gate(self._wishes, "inbound-request", private)
-        self._outbound = Gate(self._wishes, "outbound-request", public)
-        self._jobs = Jobs(
-            self._outgoing,
-            self._inbound,
-            config.filled(),
-            server=self._server,
-            token=config.token,
-            agent=None if agent is None else agent.origin,
-            listed=config.substitutable,
-            version=config.version,
-            one_event_answers=config.one_event_answers,
-            patience=config.answer_seconds,
-            entropy=entropy.fork(),
-            limits=limits,
-        )
+        self._jobs = Jobs(self._outgoing, config, entropy=entropy.fork(), limits=limits)
+        self._webhooks = Webhooks(self._desk, self._outgoing, config, limits)
         self._callbacks = Callbacks(
             self._desk,
-            self._tunnels,
-            self._outbound,
+            self._connections,
+            self._webhooks,
             wait_seconds=config.callback_wait,
             answer_seconds=config.answer_seconds,
             limits=limits,
         )
-        self._checks = Checks(self._desk, self._outgoing, config.check(), config.version)
+        checks = {
+            own.name if config.connections else "": own.check(insecure=config.insecure_downstream) for own in served
+        }
+        self._checks = Checks(self._desk, self._outgoing, checks, config.version, config.check_seconds)
+        self._filters = FiltersPage(self._desk, self._connections)
+        servers = [server for connection in self._connections for server in connection.servers]
+        self._preflight = Preflight(self._desk, self._outgoing, config, server_checks(servers))
+        self._dispatch = Dispatch(self._wishes, self._outgoing, config, self.client_id)
+        self._started: Instant | None = None
         self._stop_by: Instant | None = None
         self._over = False
 
     def __repr__(self) -> str:
-        states = ", ".join(f"{tunnel.role}={tunnel.client.state}" for tunnel in self._tunnels)
-        return f"BrokerClient({states}, jobs={len(self._jobs)}, over={self._over})"
+        return f"BrokerClient({list(self._connections)}, jobs={len(self._jobs)}, over={self._over})"
 
     # ── the contract ───────────────────────────────────────────────────────────
     def handle(self, fact: WireFact | ClientFact, now: Instant) -> None:
@@ -140,15 +132,12 @@ class BrokerClient:
         elif isinstance(fact, Accepted):
             self._desk.accepted(fact, now)
         elif isinstance(fact, Wake):
-            for tunnel in self._tunnels:
-                tunnel.client.handle(WAKE, now)
-            self._desk.wake(now)
-            self._outgoing.wake(now)
-            self._callbacks.wake(now)
-            self._checks.wake(now)
+            self._wake(now)
         elif isinstance(fact, Reload):
-            self._rules = fact.rules
-            self._outbound.rules, self._inbound.rules = self._filters(fact.rules)
+            for connection in self._connections:
+                connection.take_rules(fact.rules)
+        elif isinstance(fact, RulesRead):
+            self._filters.read(fact, now)
         elif isinstance(fact, Stop):
             self._stop(fact.within, now)
         self._settle(now)
@@ -165,10 +154,45 @@ class BrokerClient:
             self._outgoing.deadline(),
             self._callbacks.deadline(),
             self._checks.deadline(),
+            self._filters.deadline(),
+            self._preflight.deadline(),
+            self._dispatch.deadline(),
             self._stop_by,
         )
 
     # ── turns ──────────────────────────────────────────────────────────────────
+    def _wake(self, now: Instant) -> None:
+        if self._started is None:
+            self._begin(now)
+        self._dispatch.wake(now)
+        self._dial(now)
+        self._desk.wake(now)
+        self._outgoing.wake(now)
+        self._callbacks.wake(now)
+        self._checks.wake(now)
+        self._filters.wake(now)
+        self._preflight.wake(now)
+
+    def _begin(self, now: Instant) -> None:
+        self._started = now
+        if self._config.preflight:
+            self._preflight.begin(now)
+            self._tell_preflight()
+        if self._config.high_availability:
+            for connection in self._connections:
+                self._dispatch.begin(connection, now)
+
+    def _dial(self, now: Instant) -> None:
+        """Let the tunnels do what is due, but for those that wait to be told which server they belong to."""
+        for tunnel in self._tunnels:
+            if not self._dispatch.holds(tunnel.connection):
+                tunnel.client.handle(WAKE, now)
+
+    def _tell_preflight(self) -> None:
+        self._preflight.news = False
+        for connection in self._connections:
+            connection.checked(self._preflight.known)
+
     def _from_link(self, fact: Received | Opened | Ended | Lost | Drained, now: Instant) -> None:
         link = fact.link
         if self._outgoing.owns(link):
@@ -195,37 +219,39 @@ class BrokerClient:
                 self._from_desk(event, now)
                 busy = True
             while (found := self._outgoing.next()) is not None:
-                errand, happened = found
-                if isinstance(errand.owner, Check):
-                    self._checks.happened(errand, happened, now)
-                else:
-                    self._jobs.happened(errand, happened, now)
+                self._from_outgoing(*found, now)
                 busy = True
             self._jobs.dispatch(now)
-        if self._stop_by is not None and (now >= self._stop_by or not (len(self._jobs) or len(self._callbacks))):
+        busy_still = len(self._jobs) or len(self._callbacks) or len(self._webhooks)
+        if self._stop_by is not None and (now >= self._stop_by or not busy_still):
             self._end(now)
 
-    def _note(self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: Any) -> None:
-        self._wishes.append(Note(level, event, fields))
+    def _from_outgoing(self, errand: Errand, event: ClientEvent, now: Instant) -> None:
+        owner = errand.owner
+        if isinstance(owner, Job):
+            self._jobs.happened(errand, event, now)
+        elif isinstance(owner, Probe):
+            self._checks.happened(errand, event, now)
+        elif isinstance(owner, Webhook):
+            self._webhooks.happened(errand, event, now)
+        elif isinstance(owner, PreflightAsking):
+            self._preflight.happened(errand, event, now)
+            if self._config.preflight and self._preflight.news:
+                self._tell_preflight()
+        else:
+            self._dispatch.happened(errand, event, now)
+            self._dial(now)
 
-    def _filters(self, rules: AcceptRules) -> tuple[Filter, Filter]:
-        variables, strict = self._config.filled(), self._config.filter_strict
-        filters = [
-            Filter(side, variables, strict=strict, limits=self._limits) for side in (rules.public, rules.private)
-        ]
-        for warning in (*rules.warnings, *filters[0].warnings, *filters[1].warnings):
-            self._note("warning", "filter.rule", problem=warning)
-        return filters[0], filters[1]
+    def _note(
+        self, level: Literal["debug", "info", "warning", "error"], event: str, connection: Connection, **fields: Any
+    ) -> None:
+        self._wishes.append(Note(level, event, connection.told(fields)))
 
     def _stop(self, within: float, now: Instant) -> None:
         self._stop_by = now + within
         self._desk.drain(now)
-        for tunnel in self._tunnels:
-            if tunnel.open:
-                try:
-                    tunnel.client.emit("terminate", [{"signal": "SIGTERM"}], now=now)
-                except TowlineError:
-                    continue
+        for connection in self._connections:
+            connection.leave(0.0 if self._started is None else now - self._started, now)
 
     def _end(self, now: Instant) -> None:
         self._over = True
@@ -243,7 +269,9 @@ class BrokerClient:
         elif isinstance(said, Acked):
             self._callbacks.acked(tunnel, said.ack_id, said.args, now)
         elif isinstance(said, TunnelOpened):
-            self._note("info", "tunnel.open", role=tunnel.role, transport=said.transport)
+            tunnel.failures = 0
+            told = {"role": tunnel.role, "transport": said.transport, "server": str(tunnel.place.server.origin)}
+            self._note("info", "tunnel.open", tunnel.connection, **told)
             self._callbacks.tunnel_opened(now)
         elif isinstance(said, TunnelIdentified):
             tunnel.capabilities = said.capabilities
@@ -255,12 +283,17 @@ class BrokerClient:
     def _closed(self, tunnel: Tunnel, said: TunnelClosed, now: Instant) -> None:
         retry_in = None if said.retry_at is None else round(said.retry_at - now, 3)
         level: Literal["error", "warning"] = "error" if said.final else "warning"
-        self._note(level, "tunnel.closed", role=tunnel.role, reason=said.reason, final=said.final, retry_in=retry_in)
+        told = {"role": tunnel.role, "reason": said.reason, "final": said.final, "retry_in": retry_in}
+        self._note(level, "tunnel.closed", tunnel.connection, **told)
         tunnel.capabilities = ()
         self._jobs.tunnel_lost(tunnel)
         self._callbacks.lost(tunnel, said.lost_acks, now)
-        if all(other.client.state == "closed" for other in self._tunnels):
-            self._wishes.append(TunnelsEnded(said.reason))
+        if not said.final:
+            tunnel.connection.lost(tunnel)
+            return
+        tunnel.exhausted = said.exhausted
+        if all(connection.closed for connection in self._connections):
+            self._wishes.append(TunnelsEnded(said.reason, any(other.exhausted for other in self._tunnels)))
 
     def _arrived(self, tunnel: Tunnel, said: Arrived, now: Instant) -> None:
         if said.name == "request":
@@ -268,7 +301,7 @@ class BrokerClient:
         elif said.name == "service":
             self._service(tunnel, said, now)
         elif said.name == "notification":
-            self._notification(said)
+            self._notification(tunnel, said)
 
     def _service(self, tunnel: Tunnel, said: Arrived, now: Instant) -> None:
         """Answer a service command (broker-protocol.md §2.7)."""
@@ -284,26 +317,34 @@ class BrokerClient:
         status, ok, text = 400, False, "Unknown service command."
         if command == "/filters/reload":
             status, ok, text = 200, True, "Filters reloaded."
+        elif command == "/config/reload" and self._config.connections:
+            self._read_rules(self._filters.want())
+            status, ok, text = 200, True, "Synchronizing Config."
         elif command == "/config/reload":
             status, text = 501, "Service command not available in classic broker."
         body = compact({"ok": ok, "msg": text}).decode()
-        answer = acknowledged(status, body, request_id, {"requestId": request_id})
-        tunnel.client.acknowledge(said.ack_id, [answer], now=now)
+        answer = ResponsePayload(status, {"requestId": request_id}, body)
+        tunnel.client.acknowledge(said.ack_id, [answer.to_wire()], now=now)
 
-    def _notification(self, said: Arrived) -> None:
+    def _read_rules(self, first: bool) -> None:
+        if first:
+            self._wishes.append(RulesWanted())
+
+    def _notification(self, tunnel: Tunnel, said: Arrived) -> None:
         told = said.args[0] if said.args and isinstance(said.args[0], dict) else {}
         level: Literal["info", "warning", "error"] = "info"
         if told.get("level") in ("warning", "error"):
             level = told["level"]
-        self._note(level, "server.notification", message=str(told.get("message", ""))[: self._limits.foreign_text])
+        message = str(told.get("message", ""))[: self._limits.foreign_text]
+        self._note(level, "server.notification", tunnel.connection, message=message)
 
     # ── the client's own face ──────────────────────────────────────────────────
     def _from_desk(self, event: DeskEvent, now: Instant) -> None:
         if isinstance(event, Came):
             self._came(event.visit, now)
         elif isinstance(event, Left):
-            self._callbacks.left(event.visit)
-            self._checks.left(event.visit)
+            for part in (self._callbacks, self._webhooks, self._checks, self._filters, self._preflight):
+                part.left(event.visit)
 
     def _came(self, visit: Visit, now: Instant) -> None:
         path, method = visit.path.rstrip("/").lower() or "/", visit.head.method
@@ -312,21 +353,14 @@ class BrokerClient:
         elif path == self._config.systemcheck_path.lower() and method in ("GET", "HEAD"):
             self._checks.came(visit, now)
         elif path == "/filters" and method in ("GET", "POST"):
-            self._desk.respond(visit, 200, (JSON,), compact(self._rules.shown()), now=now)
+            self._read_rules(self._filters.came(visit, now))
+        elif (path == _CHECKS or path.startswith(_CHECKS + "/")) and method in ("GET", "HEAD"):
+            self._preflight.came(visit, path[len(_CHECKS) + 1 :] or None, now)
         else:
             self._callbacks.came(visit, now)
 
     def _health(self, visit: Visit, now: Instant) -> None:
         """Answer with one entry a tunnel (broker-protocol.md §2.9); fine while at least one is open."""
-        entries = [
-            {
-                "ok": tunnel.open,
-                "websocketConnectionOpen": tunnel.open,
-                "brokerServerUrl": f"{self._server.origin}/?connection_role={tunnel.role}",
-                "version": self._config.version,
-                "transport": tunnel.client.transport or "websocket",
-            }
-            for tunnel in self._tunnels
-        ]
-        well = any(tunnel.open for tunnel in self._tunnels) and self._stop_by is None
+        entries = [entry for connection in self._connections for entry in connection.health()]
+        well = any(connection.open for connection in self._connections) and self._stop_by is None
         self._desk.respond(visit, 200 if well else 500, (JSON,), compact(entries), now=now)

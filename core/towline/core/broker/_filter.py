@@ -64,15 +64,22 @@ class Filter:
     """The rules of one direction, made ready.
 
     `strict=False` takes the established broker's reading of one condition: a body path without `*` holds when
-    something truthy is there, whatever `value` says (broker-protocol.md Q5). All else is the same.
+    something truthy is there, whatever `value` says (broker-protocol.md Q5). All else is the same. `insecure` is
+    `where_to`'s.
     """
 
     def __init__(
-        self, rules: Sequence[Rule], variables: Variables, *, strict: bool = True, limits: Limits = LIMITS
+        self,
+        rules: Sequence[Rule],
+        variables: Variables,
+        *,
+        strict: bool = True,
+        insecure: bool = False,
+        limits: Limits = LIMITS,
     ) -> None:
         self._limits = limits
         self.warnings: list[str] = []
-        self._rules = [_Prepared(rule, variables, strict) for rule in rules]
+        self._rules = [_Prepared(rule, variables, strict, insecure) for rule in rules]
         for at, prepared in enumerate(self._rules):
             if prepared.fault is not None:
                 self.warnings.append(f"rule {at} ({prepared.rule.method} {prepared.rule.path}): {prepared.fault}")
@@ -151,20 +158,40 @@ class _Prepared:
 
     __slots__ = ("authorization", "conditions", "fault", "path", "rule", "upstream")
 
-    def __init__(self, rule: Rule, variables: Variables, strict: bool) -> None:
+    def __init__(self, rule: Rule, variables: Variables, strict: bool, insecure: bool) -> None:
         self.rule = rule
         self.path = compile_path(rule.path)
         self.conditions = Conditions(rule.conditions, strict=strict)
         self.upstream: Upstream | None = None
         self.authorization: Secret | None = None
         self.fault: str | None = None
-        if rule.origin is not None:
-            try:
-                self.upstream, self.authorization = parse_origin(expand(rule.origin, variables))
-            except RemoteProtocolError:
-                self.fault = f"the origin {_masked(rule.origin)} leads nowhere"
-        if rule.auth is not None:
-            self.authorization = Secret(_authorization(rule.auth, variables))
+        try:
+            self.upstream, self.authorization = where_to(rule, variables, insecure=insecure)
+        except RemoteProtocolError:
+            self.fault = f"the origin {_masked(rule.origin or '')} leads nowhere"
+
+
+def where_to(rule: Rule, variables: Variables, *, insecure: bool = False) -> tuple[Upstream | None, Secret | None]:
+    """Return where a rule sends its requests, and the authorization they get.
+
+    `insecure` is the established client's INSECURE_DOWNSTREAM: in clear text, but to hosts of its vendor.
+    Raises:  RemoteProtocolError for an origin that leads nowhere, without its text
+    """
+    upstream = authorization = None
+    if rule.origin is not None:
+        upstream, authorization = parse_origin(expand(rule.origin, variables))
+        if insecure:
+            upstream = Upstream(in_clear_text(upstream.url), upstream.prefix)
+    if rule.auth is not None:
+        authorization = Secret(_authorization(rule.auth, variables))
+    return upstream, authorization
+
+
+def in_clear_text(url: Url) -> Url:
+    """Return an address as INSECURE_DOWNSTREAM has it (broker-protocol.md §2.8)."""
+    if url.scheme == "http" or url.host == "snyk.io" or url.host.endswith(".snyk.io"):
+        return url
+    return Url("http", url.host, 80 if url.port == 443 else url.port, url.path, url.query)
 
 
 def _masked(origin: str) -> str:
@@ -199,12 +226,17 @@ def parse_origin(text: str) -> tuple[Upstream, Secret | None]:
     return Upstream(url, url.path.rstrip("/")), authorization
 
 
+def basic_authorization(pair: Secret) -> Secret:
+    """Return the authorization of a `user:password`."""
+    return Secret("Basic " + base64.b64encode(pair.reveal().encode()).decode("ascii"))
+
+
 def _authorization(auth: Auth, variables: Variables) -> str:
     """Return the authorization header's value (broker-protocol.md §3.5)."""
     token = None if auth.token is None else expand(auth.token.reveal(), variables)
     if auth.scheme == "basic":
         if token is None:
             token = f"{expand(auth.username, variables)}:{expand(auth.password.reveal(), variables)}"
-        return "Basic " + base64.b64encode(token.encode()).decode("ascii")
+        return basic_authorization(Secret(token)).reveal()
     prefix = {"token": "Token ", "bearer": "Bearer ", "raw": ""}[auth.scheme]
     return prefix + (token or "")

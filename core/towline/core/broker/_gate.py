@@ -19,15 +19,17 @@ class Gate:
     both: it may hold what nobody should read. The reason stays on this side (security.md §5.10).
     """
 
-    def __init__(self, wishes: deque[Any], flow: Flow, rules: Filter) -> None:
+    def __init__(self, wishes: deque[Any], flow: Flow, rules: Filter, connection: str = "") -> None:
         self._wishes = wishes
-        self._flow = flow
+        self._told = {"flow": flow, "connection": connection} if connection else {"flow": flow}
         self.rules = rules
 
-    def decide(self, method: str, url: str, headers: Mapping[str, Any], body: bytes | None) -> Verdict:
-        """Return the verdict on a request."""
-        verdict = self.rules.decide(method, url, headers, body)
-        told: dict[str, Any] = {"flow": self._flow, "method": method, "path": url.partition("?")[0]}
+    def decide(
+        self, method: str, url: str, headers: Mapping[str, Any], body: bytes | None, *, rules: Filter | None = None
+    ) -> Verdict:
+        """Return the verdict on a request, by other rules than its own where they are given."""
+        verdict = (rules or self.rules).decide(method, url, headers, body)
+        told: dict[str, Any] = {**self._told, "method": method, "path": url.partition("?")[0]}
         if isinstance(verdict, Allowed):
             self._wishes.append(Note("debug", "filter.passed", told | {"rule": verdict.rule}))
         else:

@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from towline.core._contract import Record
 from towline.core._script import Head
 from towline.core.broker._outgoing import Errand
+from towline.core.broker._rewrite import UrlRewriter
+from towline.core.http import Url
 from towline.core.tunnel import RequestPayload, TunnelClient
 
+if TYPE_CHECKING:
+    from towline.core.broker._connection import Connection
+
 Way: TypeAlias = Literal["ack", "post", "chunk"]
+
+
+class Place(Record, frozen=True):
+    """Which server a tunnel goes to, and the id by which that server is found behind its balancer."""
+
+    server: Url
+    server_id: str | None = None
 
 
 class Tunnel:
     """One tunnel of the client as jobs see it, and what is under way on it."""
 
-    __slots__ = ("capabilities", "client", "role", "running", "waiting")
+    __slots__ = ("capabilities", "client", "connection", "exhausted", "failures", "place", "role", "running", "waiting")
 
-    def __init__(self, role: Literal["primary", "secondary"], client: TunnelClient) -> None:
+    def __init__(
+        self, connection: Connection, role: Literal["primary", "secondary"], client: TunnelClient, place: Place
+    ) -> None:
+        self.connection = connection
         self.role = role
         self.client = client
+        self.place = place
+        # Attempts since it was last open.
+        self.failures = 0
+        # It will not come back, because too many attempts failed.
+        self.exhausted = False
         self.capabilities: tuple[str, ...] = ()
         self.running = 0
         self.waiting: deque[Job] = deque()
@@ -40,8 +61,10 @@ class Job:
         "head",
         "inline",
         "over",
+        "place",
         "relaying",
         "request_id",
+        "rewriter",
         "size",
         "started",
         "tunnel",
@@ -51,6 +74,8 @@ class Job:
 
     def __init__(self, tunnel: Tunnel, asked: RequestPayload, ack_id: int | None, request_id: str) -> None:
         self.tunnel = tunnel
+        # Where the answer goes, wherever the tunnel goes next.
+        self.place = tunnel.place
         self.asked = asked
         self.ack_id = ack_id
         self.request_id = request_id
@@ -61,6 +86,7 @@ class Job:
         self.inline = False
         self.collected: list[bytes] = []
         self.size = 0
+        self.rewriter: UrlRewriter | None = None
         self.relaying = False
         self.upload: Errand | None = None
         self.started = False

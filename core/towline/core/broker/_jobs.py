@@ -8,16 +8,14 @@ What a small answer is does not depend on how its bytes are cut: its announced l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote
 
 from towline.core._contract import Data, Instant
 from towline.core._entropy import Entropy
 from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, Head
-from towline.core._secret import Secret
 from towline.core.broker._answers import (
     DENIED_OVER_TUNNEL,
     WS_RESPONSE,
@@ -28,18 +26,17 @@ from towline.core.broker._answers import (
     error_type_of,
     too_large,
 )
-from towline.core.broker._expand import Variables
-from towline.core.broker._filter import Allowed, Denied
-from towline.core.broker._gate import Gate
+from towline.core.broker._client_config import BrokerClientConfig
+from towline.core.broker._errands import upload_errand, upstream_errand
+from towline.core.broker._filter import Denied
 from towline.core.broker._headers import answer_object
-from towline.core.broker._headers_up import upstream_body, upstream_headers
 from towline.core.broker._ids import request_id_of
+from towline.core.broker._inbound import CONTEXT_HEADER
 from towline.core.broker._job import Job, Tunnel
 from towline.core.broker._outgoing import Errand, Outgoing
-from towline.core.broker._substitution import substitutable, substitute_body, substitute_headers
+from towline.core.broker._rewrite import NEXT_SERVER, UrlRewriter
 from towline.core.broker._upload import encode_upload_head
-from towline.core.broker._upload_headers import upload_headers
-from towline.core.http import ClientEvent, Origin, Url
+from towline.core.http import ClientEvent
 from towline.core.tunnel import (
     CAPABILITY_RECEIVE_POST,
     ChunkPayload,
@@ -55,29 +52,14 @@ class Jobs:
     def __init__(
         self,
         outgoing: Outgoing,
-        gate: Gate,
-        variables: Variables,
+        config: BrokerClientConfig,
         *,
-        server: Url,
-        token: Secret,
-        agent: Origin | None,
-        listed: Collection[str],
-        version: str,
-        one_event_answers: bool,
-        patience: float,
         entropy: Entropy,
         limits: Limits = LIMITS,
     ) -> None:
         self._outgoing = outgoing
-        self._gate = gate
-        self.variables = variables
-        self._server = server
-        self._token = token
-        self._agent = agent
-        self._listed = listed
-        self._version = version
-        self._one_event_answers = one_event_answers
-        self._patience = patience
+        self._config = config
+        self._one_event_answers = config.one_event_answers
         self._entropy = entropy
         self._limits = limits
         self._jobs: set[Job] = set()
@@ -128,8 +110,15 @@ class Jobs:
     def _start(self, job: Job, now: Instant) -> None:
         job.started = True
         job.tunnel.running += 1
-        asked = job.asked
-        verdict = self._gate.decide(asked.method, asked.url, asked.headers, asked.body)
+        asked, connection = job.asked, job.tunnel.connection
+        outlook = connection.outlook_for(asked.headers)
+        if outlook is None:
+            # Never the base's credentials in place of those that were meant (security.md T5).
+            body = {"code": "UNKNOWN_CONTEXT", "message": f"{CONTEXT_HEADER} names no context of this connection"}
+            self._own_answer(job, 400, "UNKNOWN_CONTEXT", body, now)
+            return
+        gate = connection.inbound
+        verdict = gate.decide(asked.method, asked.url, asked.headers, asked.body, rules=outlook.private)
         if isinstance(verdict, Denied):
             self._own_answer(job, 401, "FILTER_BLOCKED", denial(DENIED_OVER_TUNNEL, asked.url), now)
             return
@@ -137,28 +126,11 @@ class Jobs:
             body = {"code": "DOWNSTREAM_ERROR", "message": "the matching rule names no origin"}
             self._own_answer(job, 502, "DOWNSTREAM_ERROR", body, now)
             return
-        job.errand = self._errand(job, verdict)
         try:
+            job.errand = upstream_errand(job, outlook.drawn(verdict), outlook, self._config, self._limits)
             self._outgoing.begin(job.errand, now)
         except RemoteProtocolError as error:
             self._own_answer(job, 400, error.code, {"code": error.code, "message": error.message}, now)
-
-    def _errand(self, job: Job, verdict: Allowed) -> Errand:
-        assert verdict.upstream is not None
-        asked, url = job.asked, verdict.upstream.url
-        fill = substitutable(self.variables, self._listed, to_agent=url.origin == self._agent)
-        headers = substitute_headers(verdict.headers, fill)
-        body = substitute_body(asked.body, fill, self._limits) if asked.body else asked.body
-        return Errand(
-            job,
-            asked.method,
-            url,
-            verdict.upstream.prefix + verdict.target,
-            # An acknowledgement carries a text, which a compressed body is not (Q12).
-            upstream_headers(verdict, headers, job.request_id, self._version, identity_only=not asked.streaming_id),
-            upstream_body(headers, body, self._limits),
-            patience=self._patience,
-        )
 
     # ── from the upstream, and from the server about uploads ───────────────────
     def happened(self, errand: Errand, event: ClientEvent, now: Instant) -> None:
@@ -177,7 +149,7 @@ class Jobs:
             self._tail(job, now)
 
     def _head(self, job: Job, head: Head, now: Instant) -> None:
-        job.head = head
+        job.head = self._rewritten(job, head)
         if not job.asked.streaming_id:
             return
         # What the server can do is looked at when a request is answered (broker-protocol.md §1.8).
@@ -189,6 +161,14 @@ class Jobs:
         else:
             self._relay(job, length, now)
 
+    def _rewritten(self, job: Job, head: Head) -> Head:
+        """Return the head that the server gets; the length of a body that is rewritten is not known."""
+        url = self._config.rewritten_url
+        if url is None or "json" not in (head.get("content-type") or "").lower() or head.get("content-encoding"):
+            return head
+        job.rewriter = UrlRewriter(url, NEXT_SERVER + job.tunnel.connection.own.token.reveal())
+        return Head(head.status, tuple(pair for pair in head.headers if pair[0] != "content-length"))
+
     def _length(self, job: Job) -> int | None:
         """How long the body of the upstream's answer will be; None if nobody knows."""
         assert job.head is not None
@@ -198,6 +178,10 @@ class Jobs:
         return None if length is None else int(length)
 
     def _body(self, job: Job, data: Data, now: Instant) -> None:
+        if job.rewriter is not None:
+            data = job.rewriter.feed(data)
+            if not data:
+                return
         job.size += len(data)
         if job.relaying:
             self._forward(job, data, now)
@@ -211,6 +195,11 @@ class Jobs:
         job.collected.append(bytes(data))
 
     def _tail(self, job: Job, now: Instant) -> None:
+        if job.rewriter is not None:
+            rest, job.rewriter = job.rewriter.end(), None
+            self._body(job, rest, now)
+            if job.over:
+                return  # it was too much
         job.errand = None
         assert job.head is not None
         if job.relaying:
@@ -239,6 +228,9 @@ class Jobs:
             self._end(job)
             return
         status, code, body = downstream_failure(broken, origin)
+        connection = job.tunnel.connection
+        failure = {"errorCode": code, "requestId": job.request_id, "integrationType": connection.own.type or ""}
+        connection.report("client-error", failure, now)
         self._own_answer(job, status, code, body, now)
 
     # ── to the server ──────────────────────────────────────────────────────────
@@ -257,21 +249,7 @@ class Jobs:
         return headers | {"snyk-request-id": job.request_id, WS_RESPONSE: "true"}
 
     def _begin_upload(self, job: Job, prefix: bytes, length: int | None, now: Instant) -> None:
-        token, stream = quote(self._token.reveal(), safe="/"), quote(job.asked.streaming_id, safe="")
-        target = f"{self._server.path.rstrip('/')}/response-data/{token}/{stream}?connection_role={job.tunnel.role}"
-        job.upload = Errand(
-            job,
-            "POST",
-            self._server,
-            target,
-            upload_headers(job.asked.headers, job.request_id, self._version, self._server.authority),
-            length=None if length is None else len(prefix) + length,
-            chunked=length is None,
-            # A stream's id is good for one answer, so that the server refuses what it has had already.
-            repeatable=True,
-            counts=True,
-            patience=self._patience,
-        )
+        job.upload = upload_errand(job, self._config, None if length is None else len(prefix) + length)
         self._outgoing.begin(job.upload, now)
         self._outgoing.send(job.upload, prefix, now)
 

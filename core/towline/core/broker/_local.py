@@ -11,24 +11,27 @@ from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import LIMITS, Limits
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._answers import DENIED_OVER_HTTP, JSON, RETRY_SOON, compact, denial, payload_body
+from towline.core.broker._connection import Connection
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._filter import Denied
-from towline.core.broker._gate import Gate
 from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import incoming
 from towline.core.broker._job import Tunnel
+from towline.core.broker._routing import WEBHOOK, Unrouted, route
 from towline.core.broker._upload import parse_answer_head
+from towline.core.broker._webhooks import Webhooks
 from towline.core.tunnel import RequestPayload, TunnelBusy, write_request
 
 
 class Callback(Timed):
     """One callback on its way up."""
 
-    __slots__ = ("handle", "payload", "tunnel", "visit")
+    __slots__ = ("connection", "handle", "payload", "tunnel", "visit")
 
-    def __init__(self, visit: Visit, payload: RequestPayload) -> None:
+    def __init__(self, visit: Visit, connection: Connection, payload: RequestPayload) -> None:
         super().__init__()
         self.visit = visit
+        self.connection = connection
         self.payload = payload
         self.tunnel: Tunnel | None = None  # None while it waits for one to open
         self.handle: int | None = None
@@ -43,21 +46,21 @@ class Callbacks:
     def __init__(
         self,
         desk: Desk,
-        tunnels: Sequence[Tunnel],
-        gate: Gate,
+        connections: Sequence[Connection],
+        webhooks: Webhooks,
         *,
         wait_seconds: float,
         answer_seconds: float,
         limits: Limits = LIMITS,
     ) -> None:
         self._desk = desk
-        self._tunnels = tunnels
-        self._gate = gate
+        self._connections = connections
+        self._webhooks = webhooks
         self._wait_seconds = wait_seconds
         self._answer_seconds = answer_seconds
         self._limits = limits
         self._by_visit: dict[int, Callback] = {}
-        self._by_handle: dict[tuple[str, int], Callback] = {}
+        self._by_handle: dict[tuple[Tunnel, int], Callback] = {}
         self._waiting: deque[Callback] = deque()
         self._alarms: Alarms[Callback] = Alarms()
 
@@ -70,22 +73,30 @@ class Callbacks:
     def came(self, visit: Visit, now: Instant) -> None:
         """Take a whole request of the agent."""
         try:
-            asked = incoming(visit, visit.head.target, self._limits)
+            came = incoming(visit, visit.head.target, self._limits)
         except RemoteProtocolError as error:
             status = 415 if error.kind == "unsupported-media-type" else error.status_hint
             self._respond(visit, status, {"code": error.code, "message": error.message}, now)
             return
-        verdict = self._gate.decide(asked.method, asked.url, asked.headers, asked.body)
+        way = route(self._connections, came)
+        if isinstance(way, Unrouted):
+            self._respond(visit, way.status, way.document, now)
+            return
+        connection, url = way.connection, way.url
+        verdict = connection.outbound.decide(came.method, url, came.headers, came.body)
         if isinstance(verdict, Denied):
-            self._respond(visit, 401, denial(DENIED_OVER_HTTP, asked.url), now)
+            self._respond(visit, 401, denial(DENIED_OVER_HTTP, url), now)
+            return
+        tunnel = connection.open_tunnel()
+        hooked = tunnel is None and url.startswith(WEBHOOK)
+        if hooked and self._webhooks.send(visit, connection, verdict, came.method, came.body or b"", now):
             return
         if len(self._by_visit) >= self._limits.tunnel_waiting:
             self._respond(visit, 503, {"code": "TOO_BUSY", "message": "too many callbacks wait already"}, now)
             return
         headers = verdict.headers | {"snyk-request-id": visit.request_id}
-        callback = Callback(visit, RequestPayload(asked.url, asked.method, headers, asked.body, "", visit.request_id))
-        self._by_visit[visit.number] = callback
-        tunnel = self._open_tunnel()
+        payload = RequestPayload(url, came.method, headers, came.body, "", visit.request_id)
+        callback = self._by_visit[visit.number] = Callback(visit, connection, payload)
         if tunnel is None:
             self._waiting.append(callback)
             self._alarms.set(callback, now + self._wait_seconds)
@@ -96,7 +107,7 @@ class Callbacks:
         """A tunnel is open, and has identified itself: what waits goes up."""
         waiting, self._waiting = self._waiting, deque()
         for callback in waiting:
-            tunnel = self._open_tunnel()
+            tunnel = callback.connection.open_tunnel()
             if tunnel is None:
                 self._waiting.append(callback)
             else:
@@ -104,7 +115,7 @@ class Callbacks:
 
     def acked(self, tunnel: Tunnel, handle: int, args: Sequence[Any], now: Instant) -> None:
         """The server answered a callback."""
-        callback = self._by_handle.get((tunnel.role, handle))
+        callback = self._by_handle.get((tunnel, handle))
         if callback is None:
             return
         self._forget(callback)
@@ -123,7 +134,7 @@ class Callbacks:
     def lost(self, tunnel: Tunnel, handles: Sequence[int], now: Instant) -> None:
         """These will never be answered: their tunnel is gone. The agent posts again, under the same delivery id."""
         for handle in handles:
-            callback = self._by_handle.get((tunnel.role, handle))
+            callback = self._by_handle.get((tunnel, handle))
             if callback is not None:
                 self._forget(callback)
                 self._respond(callback.visit, 502, {"code": "TUNNEL_LOST", "message": "the tunnel was lost"}, now)
@@ -147,9 +158,6 @@ class Callbacks:
                 self._respond(callback.visit, 504, body, now)
 
     # ── inside ─────────────────────────────────────────────────────────────────
-    def _open_tunnel(self) -> Tunnel | None:
-        return next((tunnel for tunnel in self._tunnels if tunnel.open), None)
-
     def _send(self, callback: Callback, tunnel: Tunnel, now: Instant) -> None:
         callback.tunnel = tunnel
         try:
@@ -160,7 +168,7 @@ class Callbacks:
             self._respond(callback.visit, status, {"code": error.code, "message": error.message}, now)
             return
         assert callback.handle is not None
-        self._by_handle[tunnel.role, callback.handle] = callback
+        self._by_handle[tunnel, callback.handle] = callback
         self._alarms.set(callback, now + self._answer_seconds)
 
     def _respond(self, visit: Visit, status: int, document: object, now: Instant) -> None:
@@ -173,5 +181,5 @@ class Callbacks:
         if callback in self._waiting:
             self._waiting.remove(callback)
         if callback.tunnel is not None and callback.handle is not None:
-            self._by_handle.pop((callback.tunnel.role, callback.handle), None)
+            self._by_handle.pop((callback.tunnel, callback.handle), None)
             callback.tunnel.client.forget(callback.handle)

@@ -144,6 +144,10 @@ class TunnelClient:
             self._queue_bytes = sum(len(item.message) for item in kept)
         self._pending = {number: handle for number, handle in self._pending.items() if handle != ack_id}
 
+    def reconfigure(self, config: TunnelConfig) -> None:
+        """Take these settings from the next attempt on; of a connection that opens later, the metadata too."""
+        self._config = config
+
     def close(self, reason: str, *, now: Instant) -> None:
         """End the tunnel for good."""
         if self._state != "closed":
@@ -310,7 +314,8 @@ class TunnelClient:
         """How long to wait before the next attempt (broker-protocol.md §1.11). Units: seconds."""
         if self._failures <= 1:
             return self._config.backoff
-        grown = (1 + self._entropy.fraction()) * self._config.backoff * 1.5 ** (self._failures - 1)
+        # Past the 64th the cap holds; a client that never gives up would leave the range of a float.
+        grown = (1 + self._entropy.fraction()) * self._config.backoff * 1.5 ** min(self._failures - 1, 64)
         return min(round(grown, 3), self._config.backoff_cap)
 
     def _finish(self, fed: str, reason: str, code: int | None) -> None:
@@ -319,7 +324,7 @@ class TunnelClient:
         self._queue.clear()
         self._queue_bytes = 0
         self._step(fed)
-        self._wishes.append(TunnelClosed(session, self._config.role, reason, True, lost))
+        self._wishes.append(TunnelClosed(session, self._config.role, reason, True, lost, exhausted=fed == "exhausted"))
 
     def _leave(self, code: int | None) -> tuple[int, ...]:
         """Let go of the connection and return the handles that nobody will answer."""

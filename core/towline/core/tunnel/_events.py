@@ -8,6 +8,7 @@ connection, counted from 1. Host side: one `TunnelHost` holds every client's ses
         emit(name, args, *, ack=False, now) -> int | None      an ack handle, unique in the tunnel's life
         acknowledge(ack_id, args, *, now)                      the `ack_id` of an Arrived; a dead session's is dropped
         forget(ack_id)                                         no longer wait for this ack, nor send it if still queued
+        reconfigure(config)                                    other settings for the next attempt
         close(reason, *, now)                                  end for good: TunnelClosed(final=True) follows
     TunnelHost(config, *, entropy, limits)
         handle(fact, now)   poll()   deadline()   owns(link)
@@ -129,7 +130,8 @@ class TunnelIdentified(Record, frozen=True):
 class TunnelClosed(Record, frozen=True):
     """The tunnel was lost (`session` says which connection; 0 when an attempt failed), or is closed for good.
 
-    `lost_acks` are the handles that will never be answered. `retry_at` is the next attempt, None when `final`.
+    `lost_acks` are the handles that will never be answered. `retry_at` is the next attempt, None when `final`;
+    `exhausted` says that it is final because too many attempts failed.
     """
 
     session: int
@@ -138,6 +140,7 @@ class TunnelClosed(Record, frozen=True):
     final: bool
     lost_acks: tuple[int, ...] = ()
     retry_at: float | None = None
+    exhausted: bool = False
 
 
 # ── host side ─────────────────────────────────────────────────────────────────
