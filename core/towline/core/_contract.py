@@ -50,3 +50,12 @@ class Record(msgspec.Struct, frozen=True):
 
     Type checkers do not inherit `frozen`, so each subclass repeats it.
     """
+
+
+def earliest(*instants: Instant | None) -> Instant | None:
+    """Return the first of some deadlines, None if there is none."""
+    first = None
+    for at in instants:
+        if at is not None and (first is None or at < first):
+            first = at
+    return first

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from towline.core._contract import Instant
+from towline.core._contract import earliest as earliest
 
 
 class Timed:
@@ -61,8 +62,3 @@ class Alarms(Generic[TimedT]):
         thing.armed = at
         self._serial += 1
         heapq.heappush(self._heap, (at, self._serial, thing))
-
-
-def earliest(*instants: Instant | None) -> Instant | None:
-    """Return the first of some deadlines, None if there is none."""
-    return min((at for at in instants if at is not None), default=None)

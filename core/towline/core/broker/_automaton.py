@@ -164,12 +164,14 @@ class _Program:
 class Automaton:
     """A tree made ready: `matches` takes a whole text, from its first symbol to its last."""
 
-    __slots__ = ("_program", "_remembered", "_start")
+    __slots__ = ("_ends", "_program", "_remembered", "_start")
 
     def __init__(self, tree: Tree) -> None:
         self._program = _Program(tree)
         self._start = self._program.spread([self._program.start], at_start=True)
         self._remembered: dict[frozenset[int], dict[int, frozenset[int]]] = {}
+        # Whether a text may end at a set of positions.
+        self._ends: dict[frozenset[int], bool] = {}
 
     def matches(self, symbols: Sequence[int]) -> bool:
         """Return whether the tree matches all of `symbols`.
@@ -179,13 +181,13 @@ class Automaton:
         if not symbols:
             program = self._program
             return 0 in program.spread([program.start], at_start=True, at_end=True)
-        state = self._start
+        state, remembered = self._start, self._remembered
         for symbol in symbols:
-            steps = self._remembered.get(state)
+            steps = remembered.get(state)
             if steps is None:
-                if len(self._remembered) >= MOST_REMEMBERED:
-                    self._remembered.clear()
-                steps = self._remembered[state] = {}
+                if len(remembered) >= MOST_REMEMBERED:
+                    remembered.clear()
+                steps = remembered[state] = {}
             after = steps.get(symbol)
             if after is None:
                 if len(steps) >= MOST_REMEMBERED:
@@ -194,7 +196,12 @@ class Automaton:
             if not after:
                 return False
             state = after
-        return 0 in self._program.spread(state, at_end=True)
+        ends = self._ends.get(state)
+        if ends is None:
+            if len(self._ends) >= MOST_REMEMBERED:
+                self._ends.clear()
+            ends = self._ends[state] = 0 in self._program.spread(state, at_end=True)
+        return ends
 
     def _step(self, state: frozenset[int], symbol: int) -> frozenset[int]:
         program = self._program

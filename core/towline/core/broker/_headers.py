@@ -6,8 +6,8 @@ Sources: broker-protocol.md §2.1, §2.8, Q9; security.md §5.8.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Final
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final
 
 from towline.core._limits import LIMITS, Limits
 
@@ -34,6 +34,9 @@ _OVERRIDES: Final = frozenset(
     }
 )
 _OURS: Final = frozenset({"host", "content-length", "forwarded", "x-real-ip", "x-client-ip"})
+
+_NOT_RELAYED: Final = HOP_BY_HOP | _OURS | _OVERRIDES
+_NOT_RELAYED_FAMILIES: Final = ("proxy-", "x-forwarded-")
 
 # Where Node keeps the first of several headers with one name (broker-protocol.md §2.1).
 _SINGLE: Final = frozenset(
@@ -72,27 +75,31 @@ def join_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     return joined
 
 
-def is_valid(name: str, value: object) -> bool:
-    """Return whether the pair would survive the wire: a token, and a text without CR, LF, NUL and the like."""
-    return isinstance(value, str) and TOKEN.fullmatch(name) is not None and VALUE.fullmatch(value) is not None
+def are_valid(names: Collection[str], values: Collection[str]) -> bool:
+    """Return whether each pair would survive the wire. What holds for every character holds for all texts joined."""
+    joined, texts = "".join(names), "".join(values)
+    if "" in names or not ((texts.isascii() and texts.isprintable()) or VALUE.fullmatch(texts)):
+        return False
+    ordinary = joined.isascii() and joined.replace("-", "").isalnum()
+    return ordinary or not names or TOKEN.fullmatch(joined) is not None
 
 
-def fault(headers: Mapping[str, object], limits: Limits = LIMITS) -> str | None:
+def fault(headers: Mapping[str, Any], limits: Limits = LIMITS) -> str | None:
     """Return what is wrong with a relayed request's headers, or None."""
     if len(headers) > limits.http_headers:
         return f"more than {limits.http_headers} headers"
-    total = 0
-    seen: set[str] = set()
-    for name, value in headers.items():
-        if not is_valid(name, value):
+    try:
+        if not are_valid(headers.keys(), headers.values()):
             return "a header that would not survive the wire"
-        size = len(name) + len(str(value))
-        if size > limits.http_header:
-            return f"a header of more than {limits.http_header} bytes"
-        total += size + 4
-        if name.lower() in seen:
-            return "a header that comes twice in different spelling"
-        seen.add(name.lower())
+    except TypeError:
+        return "a header that would not survive the wire"
+    total = sum(map(len, headers)) + sum(map(len, headers.values())) + 4 * len(headers)
+    if total > limits.http_header and any(
+        len(name) + len(value) > limits.http_header for name, value in headers.items()
+    ):
+        return f"a header of more than {limits.http_header} bytes"
+    if len({name.lower() for name in headers}) != len(headers):
+        return "a header that comes twice in different spelling"
     return f"headers of more than {limits.http_head} bytes" if total > limits.http_head else None
 
 
@@ -103,21 +110,35 @@ def hop_names(connection: str) -> frozenset[str]:
 
 def end_to_end(headers: Mapping[str, str]) -> dict[str, str]:
     """Return a request's headers without those of one hop, of framing, of forwarding and of overriding."""
-    hop = hop_names(next((value for name, value in headers.items() if name.lower() == "connection"), ""))
     kept = {}
+    named = None
     for name, value in headers.items():
         lower = name.lower()
-        if lower in hop or lower in _OURS or lower in _OVERRIDES or lower.startswith(("proxy-", "x-forwarded-")):
+        if lower in _NOT_RELAYED or lower.startswith(_NOT_RELAYED_FAMILIES):
+            if lower == "connection" and named is None:
+                named = hop_names(value)
             continue
         kept[name] = value
-    return kept
+    if named is None or named <= HOP_BY_HOP:
+        return kept
+    return {name: value for name, value in kept.items() if name.lower() not in named}
 
 
 def answer_headers(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """Return a response's headers without those of one hop, names in lower case, content-length kept."""
-    listed = [(name.lower(), value) for name, value in headers]
-    hop = hop_names(",".join(value for name, value in listed if name == "connection"))
-    return [(name, value) for name, value in listed if name not in hop and not name.startswith("proxy-")]
+    kept = []
+    named = ""
+    for name, value in headers:
+        lower = name.lower()
+        if lower in HOP_BY_HOP:
+            if lower == "connection":
+                named += "," + value
+        elif not lower.startswith("proxy-"):
+            kept.append((lower, value))
+    if not named:
+        return kept
+    hop = hop_names(named)
+    return [pair for pair in kept if pair[0] not in hop]
 
 
 def answer_object(headers: Iterable[tuple[str, str]]) -> dict[str, str | list[str]]:

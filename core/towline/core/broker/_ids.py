@@ -33,8 +33,9 @@ def request_id_of(headers: Iterable[tuple[str, str]], entropy: Entropy) -> str:
     for name, value in headers:
         given.setdefault(name, value)
     for name in REQUEST_ID_HEADERS:
-        if is_uuid(given.get(name, "")):
-            return given[name]
+        text = given.get(name)
+        if text is not None and is_uuid(text):
+            return text
     return entropy.uuid4()
 
 

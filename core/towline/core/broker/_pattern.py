@@ -92,6 +92,14 @@ def compile_path(pattern: str) -> Automaton:
     return Automaton(Join(tuple(parts)))
 
 
+def literal_start(pattern: str) -> str:
+    """Return the text that every path begins with which a rule's `path` matches, character for character."""
+    if not pattern.startswith("/"):
+        pattern = "/" + pattern
+    first = _TOKEN.search(pattern)
+    return pattern if first is None else pattern[: first.start()]
+
+
 def _literal(pattern: str, literal: str) -> Tree:
     if "(" in literal or ")" in literal:
         raise RemoteProtocolError("invalid-configuration", f"expected balanced groups in the path {pattern[:200]!r}")

@@ -18,7 +18,7 @@ import msgspec
 from towline.core._contract import Data, Record
 from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
-from towline.core.broker._headers import is_valid
+from towline.core.broker._headers import are_valid
 
 _PREFIX: Final = 4
 
@@ -168,10 +168,12 @@ def _checked(wire: _Wire, limits: Limits) -> UploadHead:
         raise _malformed(f"the status {wire.status}")
     headers: list[tuple[str, str]] = []
     for name, value in (wire.headers or {}).items():
-        for text in value if isinstance(value, list) else [_text(value)]:
-            if not is_valid(name, text):
-                raise _malformed("a header that would not survive the wire")
-            headers.append((name.lower(), text))
+        if type(value) is str:
+            headers.append((name.lower(), value))
+        else:
+            headers += [(name.lower(), text) for text in (value if isinstance(value, list) else [_text(value)])]
+    if not are_valid([name for name, _ in headers], [text for _, text in headers]):
+        raise _malformed("a header that would not survive the wire")
     if len(headers) > limits.http_headers:
         raise _malformed(f"more than {limits.http_headers} headers")
     if sum(len(name) + len(text) + 4 for name, text in headers) > limits.http_head:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from towline.core._contract import Data, Instant, Record
+from towline.core._contract import Data, Instant, Record, earliest
 from towline.core._entropy import Entropy
 from towline.core._errors import RemoteProtocolError
 from towline.core._limits import Limits
@@ -95,7 +95,7 @@ class Carrier:
 
     def deadline(self) -> Instant | None:
         late = self._frames.deadline() if self._frames is not None else None
-        return min((at for at in (late, self._upgrade_by, self._noop_at) if at is not None), default=None)
+        return earliest(late, self._upgrade_by, self._noop_at)
 
     def wake(self, now: Instant) -> None:
         if self._frames is not None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from towline.core._contract import Instant, Record
+from towline.core._contract import Instant, Record, earliest
 from towline.core._entropy import Entropy
 from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import LIMITS, Limits
@@ -100,9 +100,10 @@ class TunnelClient:
     def deadline(self) -> Instant | None:
         if self._state == "closed":
             return None
-        timers = (self._attempt_at, self._open_by, self._heard_by, self._ping_at, self._pong_by, self._good_at)
         inner = self._transport.deadline() if self._transport is not None else None
-        return min((at for at in (*timers, inner) if at is not None), default=None)
+        return earliest(
+            self._attempt_at, self._open_by, self._heard_by, self._ping_at, self._pong_by, self._good_at, inner
+        )
 
     # ── commands ───────────────────────────────────────────────────────────────
     def emit(self, name: str, args: Sequence[Any], *, ack: bool = False, now: Instant) -> int | None:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any, Final
 
-from towline.core._contract import Instant, Record
+from towline.core._contract import Instant, Record, earliest
 from towline.core._entropy import Entropy
 from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import Limits
@@ -145,8 +145,16 @@ class Session:
 
     # ── facts ──────────────────────────────────────────────────────────────────
     def deadline(self) -> Instant | None:
-        timers = (self._ping_at, self._pong_by, self._message_by, self._identify_by, self._fetched_by, self._stale_at)
-        return min((at for at in (*timers, self.carrier.deadline()) if at is not None), default=None)
+        inner = self.carrier.deadline()
+        return earliest(
+            self._ping_at,
+            self._pong_by,
+            self._message_by,
+            self._identify_by,
+            self._fetched_by,
+            self._stale_at,
+            inner,
+        )
 
     def wake(self, now: Instant) -> None:
         self.carrier.wake(now)

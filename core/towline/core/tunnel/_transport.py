@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final, Literal
 
-from towline.core._contract import Instant, Record
+from towline.core._contract import Instant, Record, earliest
 from towline.core._entropy import Entropy
 from towline.core._errors import RemoteProtocolError
 from towline.core._limits import Limits
@@ -112,7 +112,7 @@ class Transport:
 
     def deadline(self) -> Instant | None:
         late = self._socket.frames.deadline() if self._socket is not None and self._socket.frames is not None else None
-        return min((at for at in (late, self._probe_by) if at is not None), default=None)
+        return earliest(late, self._probe_by)
 
     def wake(self, now: Instant) -> None:
         if self._probe_by is not None and now >= self._probe_by:
