@@ -108,7 +108,7 @@ class Brokers:
 class HandMade:
     """A broker client made by hand: one real tunnel, and whatever a test wants to say on it."""
 
-    def __init__(self, token: str = TOKEN, *, metadata: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, token: str = TOKEN, *, metadata: Mapping[str, Any] | None = None, **more: Any) -> None:
         said = {"capabilities": ["post-streams"], "version": "local"} if metadata is None else dict(metadata)
         config = TunnelConfig(
             server_url=f"http://server:{SERVER}",
@@ -117,6 +117,7 @@ class HandMade:
             client_id="hand-made",
             version="local",
             metadata=said,
+            **more,
         )
         self.tunnel = TunnelClient(config, links=LinkNumbers(), entropy=Entropy(b"hand-made" * 2))
         self.arrived: list[Arrived] = []
@@ -158,8 +159,8 @@ class HandMade:
 class Serving:
     """A broker server with hand-made clients and callers."""
 
-    def __init__(self, *, limits: Limits = LIMITS, **more: Any) -> None:
-        self.world = World()
+    def __init__(self, *, world: World | None = None, limits: Limits = LIMITS, **more: Any) -> None:
+        self.world = world or World()
         self.machine = make_server(limits, **more)
         self.server = self.world.add("server", self.machine, SERVER)
         self.callers = Caller()

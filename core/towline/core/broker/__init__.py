@@ -1,14 +1,15 @@
 """The broker: the allow-list, what it lets through and how, from both ends of the tunnel (broker-protocol.md §2–3)."""
 
+from towline.core.broker._authority import Authorize
 from towline.core.broker._client import BrokerClient, TunnelsEnded
-from towline.core.broker._client_config import BrokerClientConfig, ConnectionConfig
+from towline.core.broker._client_config import BrokerClientConfig
 from towline.core.broker._filter import Allowed, Denied, Filter, Upstream, Verdict, target_fault
-from towline.core.broker._filters_page import RulesRead, RulesWanted
 from towline.core.broker._platform import CallbackArrived
 from towline.core.broker._rules import DEFAULT_AGENT_RULES, AcceptRules, Auth, Rule, default_server_rules
 from towline.core.broker._server import BrokerServer
 from towline.core.broker._server_config import BrokerServerConfig, Reload, Stop
 from towline.core.broker._substitution import substitutable, substitute_body, substitute_headers
+from towline.core.broker._tally import Distribution, Figures, RequestFigures
 from towline.core.broker._upload import UploadDecoder, UploadHead, encode_upload_head
 
 __all__ = [
@@ -16,18 +17,19 @@ __all__ = [
     "AcceptRules",
     "Allowed",
     "Auth",
+    "Authorize",
     "BrokerClient",
     "BrokerClientConfig",
     "BrokerServer",
     "BrokerServerConfig",
     "CallbackArrived",
-    "ConnectionConfig",
     "Denied",
+    "Distribution",
+    "Figures",
     "Filter",
     "Reload",
+    "RequestFigures",
     "Rule",
-    "RulesRead",
-    "RulesWanted",
     "Stop",
     "TunnelsEnded",
     "UploadDecoder",

@@ -6,6 +6,7 @@ from towline.core._contract import Instant
 from towline.core.broker._alarms import Timed
 from towline.core.broker._desk import Visit
 from towline.core.broker._directory import Session
+from towline.core.broker._tally import NO_RULE
 from towline.core.broker._upload import UploadDecoder
 from towline.core.tunnel import RequestPayload
 
@@ -21,6 +22,7 @@ class Call(Timed):
         "event",
         "over",
         "payload",
+        "rule",
         "session",
         "size",
         "status",
@@ -29,13 +31,22 @@ class Call(Timed):
         "visit",
     )
 
-    def __init__(self, visit: Visit, session: Session, event: str, payload: RequestPayload, began_at: Instant) -> None:
+    def __init__(
+        self,
+        visit: Visit,
+        session: Session,
+        event: str,
+        payload: RequestPayload,
+        began_at: Instant,
+        rule: int = NO_RULE,
+    ) -> None:
         super().__init__()
         self.visit = visit
         self.session = session
         self.event = event
         self.payload = payload
         self.began_at = began_at
+        self.rule = rule
         self.ack_id: int | None = None
         self.upload: Visit | None = None
         self.decoder: UploadDecoder | None = None

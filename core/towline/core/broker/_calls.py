@@ -34,11 +34,13 @@ from towline.core.broker._filter import Denied
 from towline.core.broker._gate import Gate
 from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import CONTEXT_HEADER, incoming, target_of, without_context, without_role
+from towline.core.broker._tally import NO_RULE, Tally
 from towline.core.broker._upload import UploadDecoder, UploadHead, parse_answer_head
 from towline.core.tunnel import RequestPayload, TunnelBusy, TunnelHost, read_chunk, read_version, write_request
 
 # Older clients have no service channel (broker-protocol.md §2.2).
 _SERVICE_SINCE: Final = "4.209.0"
+_STRANGER: Final = {"message": "Invalid Broker client credentials."}
 _UNKNOWN_STREAM: Final = {"message": "Unable to find request matching streaming id."}
 
 
@@ -51,9 +53,11 @@ class Calls:
         host: TunnelHost,
         directory: Directory,
         gate: Gate,
+        tally: Tally,
         *,
         entropy: Entropy,
         answer_seconds: float,
+        authorization: bool = False,
         limits: Limits = LIMITS,
     ) -> None:
         self._desk = desk
@@ -62,6 +66,8 @@ class Calls:
         self._gate = gate
         self._entropy = entropy
         self._answer_seconds = answer_seconds
+        self._tally = tally
+        self._authorization = authorization
         self._limits = limits
         self._by_visit: dict[int, Call] = {}
         self._by_stream: dict[str, Call] = {}
@@ -91,19 +97,19 @@ class Calls:
             asked = incoming(visit, target_of(path or "/", query, visit.head.target), self._limits)
         except RemoteProtocolError as error:
             status = 415 if error.kind == "unsupported-media-type" else error.status_hint
-            self._respond(visit, status, {"code": error.code, "message": error.message}, now)
+            self._refuse(visit, status, {"code": error.code, "message": error.message}, error.kind, now)
             return
         if context is not None:
             asked.headers[CONTEXT_HEADER] = context
         verdict = self._gate.decide(asked.method, asked.url, asked.headers, asked.body)
         if isinstance(verdict, Denied):
-            self._respond(visit, 401, denial(DENIED_OVER_HTTP, asked.url), now)
+            self._refuse(visit, 401, denial(DENIED_OVER_HTTP, asked.url), "denied", now)
             return
         headers = verdict.headers | {"snyk-request-id": visit.request_id}
         posts = session.posts and not headers.get(WS_RESPONSE)
         stream = self._entropy.uuid4() if posts else ""
         payload = RequestPayload(asked.url, asked.method, headers, asked.body, stream, visit.request_id)
-        self._queue(Call(visit, session, "request", payload, now), now)
+        self._queue(Call(visit, session, "request", payload, now, verdict.rule), now)
 
     def service(self, visit: Visit, token: str, path: str, now: Instant) -> None:
         """Take a service command for a client (broker-protocol.md §2.7)."""
@@ -112,7 +118,8 @@ class Calls:
             return
         version, since = read_version(session.version or ""), read_version(_SERVICE_SINCE)
         if version is not None and since is not None and version < since:
-            self._respond(visit, 501, {"ok": False, "msg": "Service commands need a newer client."}, now)
+            body = {"ok": False, "msg": "Service commands need a newer client."}
+            self._refuse(visit, 501, body, "old-client", now)
             return
         asked = incoming(visit, target_of(path or "/", visit.query, visit.head.target), self._limits)
         headers = asked.headers | {"snyk-request-id": visit.request_id, WS_RESPONSE: "true", "x-broker-service": "true"}
@@ -149,6 +156,10 @@ class Calls:
         ):
             self._desk.respond(visit, 500, (JSON,), compact(_UNKNOWN_STREAM), now=now)
             return
+        if self._authorization and not self._host.vouches(call.session.number, visit.head.get("authorization") or ""):
+            self._desk.respond(visit, 401, (JSON,), compact(_STRANGER), now=now)
+            return
+        self._tally.uploads += 1
         del self._by_stream[call.payload.streaming_id]
         call.upload = visit
         call.decoder = UploadDecoder(self._limits)
@@ -168,6 +179,7 @@ class Calls:
         if not call.begun and call.decoder.head is not None and not self._begin(call, call.decoder.head, now):
             self._bad_upload(call, RemoteProtocolError("tunnel-protocol", "expected headers that can be written"), now)
             return
+        call.size += len(body)
         if len(body) and not self._desk.send(call.visit, body, now=now):
             self._end(call, now)
 
@@ -202,6 +214,7 @@ class Calls:
         headers = [pair for pair in answer_headers(head.headers) if pair[0] != "content-length"]
         if content_type is not None:
             headers.append(("Content-Type", content_type))
+        call.status, call.size = head.status, len(body)
         self._desk.respond(call.visit, head.status, headers, body, now=now)
         self._end(call, now)
 
@@ -222,6 +235,7 @@ class Calls:
                 return
             if piece.finished and piece.data:
                 headers = [pair for pair in answer_headers(head.headers) if pair[0] != "content-length"]
+                call.status, call.size = head.status, len(piece.data)
                 self._desk.respond(call.visit, head.status, headers, piece.data, now=now)
                 self._end(call, now)
                 return
@@ -234,6 +248,7 @@ class Calls:
             self._cut(call, now)
             return
         call.undrained += len(piece.data)
+        call.size += len(piece.data)
         if piece.data and not self._desk.send(call.visit, piece.data, now=now):
             self._end(call, now)
         elif piece.finished:
@@ -267,11 +282,21 @@ class Calls:
         if isinstance(found, Session):
             return found
         status = {"no-connection": 404, "connection-not-ready": 503, "bad-request": 400}[found]
+        self._count_refusal(visit, status, found)
         headers = [("x-broker-failure", found), JSON]
         if status == 503:
             headers.append(RETRY_SOON)
         self._desk.respond(visit, status, headers, compact({"ok": False}), now=now)
         return None
+
+    def _refuse(self, visit: Visit, status: int, document: object, reason: str, now: Instant) -> None:
+        """Answer a request that goes to no client."""
+        self._count_refusal(visit, status, reason)
+        self._respond(visit, status, document, now)
+
+    def _count_refusal(self, visit: Visit, status: int, reason: str) -> None:
+        self._tally.refuse(reason)
+        self._tally.request("inbound", NO_RULE, visit.head.method, status, 0.0)
 
     def _respond(self, visit: Visit, status: int, document: object, now: Instant) -> None:
         headers = [JSON, RETRY_SOON] if status == 503 else [JSON]
@@ -280,7 +305,8 @@ class Calls:
     def _queue(self, call: Call, now: Instant) -> None:
         session = call.session
         if session.running >= self._limits.tunnel_in_flight and len(session.waiting) >= self._limits.tunnel_waiting:
-            self._respond(call.visit, 503, {"code": "TOO_BUSY", "message": "too many requests wait already"}, now)
+            body = {"code": "TOO_BUSY", "message": "too many requests wait already"}
+            self._refuse(call.visit, 503, body, "too-busy", now)
             return
         self._by_visit[call.visit.number] = call
         self._alarms.set(call, now + self._answer_seconds)
@@ -317,6 +343,7 @@ class Calls:
             int(length) if length is not None and length.isascii() and length.isdigit() and len(length) < 20 else None
         )
         call.begun = self._desk.begin(call.visit, head.status, headers, known, now=now)
+        call.status = head.status
         return call.begun
 
     def _bad_upload(self, call: Call, error: RemoteProtocolError, now: Instant) -> None:
@@ -331,10 +358,13 @@ class Calls:
         if call.begun:
             self._cut(call, now)
             return
+        self._tally.refuse(code.lower().replace("_", "-"))
+        call.status = status
         self._respond(call.visit, status, {"code": code, "message": message}, now)
         self._end(call, now)
 
     def _cut(self, call: Call, now: Instant) -> None:
+        self._tally.refuse("cut")
         self._desk.cut(call.visit, now=now)
         self._end(call, now)
 
@@ -344,6 +374,9 @@ class Calls:
             return
         call.over = True
         session, stream = call.session, call.payload.streaming_id
+        self._tally.request("inbound", call.rule, call.visit.head.method, call.status, now - call.began_at)
+        if call.status:
+            self._tally.answer(call.size, call.begun)
         self._alarms.set(call, None)
         self._by_visit.pop(call.visit.number, None)
         self._by_stream.pop(stream, None)

@@ -182,6 +182,13 @@ class Desk:
             seat.connection.drain(now)
             self._settle(seat, now)
 
+    def reading_before(self, number: int) -> bool:
+        """Whether a request that began before the one with this number is still coming in."""
+        return any(
+            seat.visit is not None and seat.visit.number < number and seat.body_until is not None
+            for seat in self._seats.values()
+        )
+
     # ── answers ────────────────────────────────────────────────────────────────
     def waits(self, visit: Visit) -> bool:
         """Whether no answer to this request has begun, and one may."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from typing import Any, Final, Literal, TypeAlias
 
 from towline.core._contract import Instant
 from towline.core.broker._answers import token_text
 from towline.core.broker._ids import hashed_token, masked_token
-from towline.core.tunnel import CAPABILITY_POST, Identified
+from towline.core.tunnel import CAPABILITY_POST, Identified, SessionOpened
 
 Missing: TypeAlias = Literal["no-connection", "connection-not-ready", "bad-request"]
 
@@ -58,12 +58,21 @@ class Directory:
         self._sessions: dict[int, Session] = {}
         self._by_token: dict[str, list[Session]] = {}
         self._left: OrderedDict[str, Instant] = OrderedDict()
+        # Sessions that were let in and have not said who they are, and how many of each token.
+        self._opening: dict[int, str] = {}
+        self._expected: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._sessions)
 
+    def opened(self, said: SessionOpened) -> None:
+        """Callers of this token may come again soon: a client that proved who it is will identify itself."""
+        token = self._opening[said.session] = token_text(said.token)
+        self._expected[token] += 1
+
     def identified(self, said: Identified) -> Session:
         """Put a session in front; one that identifies again is renewed in its place."""
+        self._arrived(said.session)
         session = self._sessions.get(said.session)
         if session is None:
             session = self._sessions[said.session] = Session(said)
@@ -75,6 +84,7 @@ class Directory:
 
     def closed(self, number: int, now: Instant) -> Session | None:
         """Take a session out; return it if it had identified itself."""
+        self._arrived(number)
         session = self._sessions.pop(number, None)
         if session is not None:
             listed = self._by_token[session.token]
@@ -85,6 +95,13 @@ class Directory:
                 if len(self._left) > MOST_REMEMBERED:
                     self._left.popitem(last=False)
         return session
+
+    def _arrived(self, number: int) -> None:
+        token = self._opening.pop(number, None)
+        if token is not None:
+            self._expected[token] -= 1
+            if not self._expected[token]:
+                del self._expected[token]
 
     def session(self, number: int) -> Session | None:
         return self._sessions.get(number)
@@ -99,6 +116,8 @@ class Directory:
         listed = self._by_token.get(token)
         if listed:
             return next((session for session in listed if session.ready), "bad-request")
+        if token in self._expected:
+            return "connection-not-ready"
         until = self._left.get(token)
         if until is None or now >= until:
             self._left.pop(token, None)

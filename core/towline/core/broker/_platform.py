@@ -30,6 +30,7 @@ from towline.core.broker._headers import answer_object
 from towline.core.broker._headers_up import upstream_body, upstream_headers
 from towline.core.broker._ids import masked_token, request_id_of
 from towline.core.broker._outgoing import Errand, Outgoing
+from towline.core.broker._tally import NO_RULE, Tally
 from towline.core.http import Answer, ClientEvent, RequestHead, ServerRequest, server_request
 from towline.core.tunnel import RequestPayload, TunnelHost, read_request
 
@@ -45,13 +46,30 @@ class CallbackArrived(Record, frozen=True):
 class Callback(Timed):
     """One callback: who waits for its acknowledgement, and the answer so far."""
 
-    __slots__ = ("ack_id", "errand", "exchange", "head", "pieces", "request_id", "session", "size")
+    __slots__ = (
+        "ack_id",
+        "began_at",
+        "errand",
+        "exchange",
+        "head",
+        "method",
+        "pieces",
+        "request_id",
+        "rule",
+        "session",
+        "size",
+    )
 
-    def __init__(self, session: Session, ack_id: int, request_id: str) -> None:
+    def __init__(
+        self, session: Session, ack_id: int, request_id: str, method: str, rule: int, began_at: Instant
+    ) -> None:
         super().__init__()
         self.session = session
         self.ack_id = ack_id
         self.request_id = request_id
+        self.method = method
+        self.rule = rule
+        self.began_at = began_at
         self.errand: Errand | None = None
         self.exchange: int | None = None
         self.head: Head | None = None
@@ -68,6 +86,7 @@ class Platform:
         outgoing: Outgoing,
         gate: Gate,
         wishes: deque[Any],
+        tally: Tally,
         numbers: Iterator[int],
         *,
         entropy: Entropy,
@@ -79,6 +98,7 @@ class Platform:
         self._outgoing = outgoing
         self._gate = gate
         self._wishes = wishes
+        self._tally = tally
         self._numbers = numbers
         self._entropy = entropy
         self._version = version
@@ -105,15 +125,17 @@ class Platform:
         request_id = request_id_of(asked.headers.items(), self._entropy)
         running = self._running.setdefault(session.number, set())
         if len(running) >= self._limits.tunnel_in_flight:
+            self._count_refusal(asked.method, 503, "too-busy")
             busy = acknowledged(503, {"code": "TOO_BUSY"}, request_id, {"retry-after": "1"})
             self._host.acknowledge(session.number, ack_id, [busy], now=now)
             return
         verdict = self._gate.decide(asked.method, asked.url, asked.headers, asked.body)
         if isinstance(verdict, Denied):
+            self._count_refusal(asked.method, 401, "denied")
             body = denial(DENIED_OVER_TUNNEL, asked.url)
             self._acknowledge(session, ack_id, 401, body, request_id, now, "FILTER_BLOCKED")
             return
-        callback = Callback(session, ack_id, request_id)
+        callback = Callback(session, ack_id, request_id, asked.method, verdict.rule, now)
         running.add(callback)
         if verdict.upstream is None:
             self._ask(callback, asked, verdict.headers, now)
@@ -203,6 +225,7 @@ class Platform:
         session = callback.session.number
         self._running.get(session, set()).discard(callback)
         callback.errand = None
+        self._tally.request("outbound", callback.rule, callback.method, status, now - callback.began_at)
         self._forget(callback)
         said = acknowledged(
             status, body, callback.request_id, headers, error_type=error_type, original_body_size=original
@@ -221,6 +244,10 @@ class Platform:
     ) -> None:
         said = acknowledged(status, body, request_id, error_type=error_type)
         self._host.acknowledge(session.number, ack_id, [said], now=now)
+
+    def _count_refusal(self, method: str, status: int, reason: str) -> None:
+        self._tally.refuse(reason)
+        self._tally.request("outbound", NO_RULE, method, status, 0.0)
 
     def _forget(self, callback: Callback) -> None:
         self._alarms.set(callback, None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from itertools import count
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from towline.core._contract import Instant
 from towline.core._entropy import Entropy
@@ -21,55 +21,56 @@ from towline.core._wire import (
     Note,
     Opened,
     Received,
-    Transmit,
     Wake,
     WireFact,
 )
 from towline.core.broker._alarms import earliest
-from towline.core.broker._answers import JSON, compact
-from towline.core.broker._application import Answering, Application, server_request_of
+from towline.core.broker._answers import JSON, RETRY_SOON, compact
+from towline.core.broker._application import Answering, Application
+from towline.core.broker._authority import Authority, Authorize, Check
 from towline.core.broker._calls import Calls
 from towline.core.broker._desk import Began, Came, Desk, DeskEvent, Left, Over, Piece, Visit
 from towline.core.broker._directory import Directory
+from towline.core.broker._dispatcher import Dispatcher, Report
 from towline.core.broker._filter import Filter
 from towline.core.broker._gate import Gate
-from towline.core.broker._ids import masked_token
-from towline.core.broker._outgoing import Outgoing
+from towline.core.broker._outgoing import Errand, Outgoing
 from towline.core.broker._platform import Platform
 from towline.core.broker._rules import AcceptRules
 from towline.core.broker._server_config import BrokerServerConfig, Reload, Stop
 from towline.core.broker._status import StatusPages
+from towline.core.broker._tally import Figures, Tally
+from towline.core.broker._tunnels import Tunnels
 from towline.core.http import (
     Answer,
     AnswerBody,
     AnswerCut,
     AnswerEnd,
     AnswerHead,
+    ClientEvent,
     Gone,
     RequestHead,
 )
 from towline.core.tunnel import (
-    Acked,
-    Arrived,
     HostConfig,
-    Identified,
-    Ponged,
-    Reply,
-    SessionClosed,
-    SessionOpened,
     TunnelHost,
-    Upgrade,
 )
 
-AppFact: TypeAlias = Answering | Reload | Stop
+AppFact: TypeAlias = Answering | Authorize | Reload | Stop
+
+HIDDEN: Final = "/hidden/brokers/"
 
 
 class BrokerServer:
-    """Machine[WireFact | AppFact, WireWish | Asked | Gone | CallbackArrived | Note].
+    """Machine[WireFact | AppFact, WireWish | Asked | Gone | AuthorizationAsked | CallbackArrived | Note].
 
     Paths of its own: /broker/TOKEN/*, /service/TOKEN/*, /response-data/TOKEN/ID, /primus, /connection-status/TOKEN,
     /connections-status, /healthcheck and /. Any other path is Asked of the application, as are callbacks to rules
-    without an origin (CallbackArrived); both are answered by Answer, the former also in pieces.
+    without an origin (CallbackArrived); both are answered by Answer, the former also in pieces. Where the application
+    judges credentials, AuthorizationAsked is answered by Authorize.
+
+    Stop ends it in order: no new request and no new tunnel is taken, what is under way is finished, the tunnels are
+    closed with 1001.
     """
 
     def __init__(self, config: BrokerServerConfig, *, entropy: Entropy, limits: Limits = LIMITS) -> None:
@@ -85,8 +86,15 @@ class BrokerServer:
             limits=limits,
             stream_silence=config.upload_silence,
         )
-        hosting = HostConfig(tokens=config.tokens, ping_interval=config.ping_interval, ping_timeout=config.ping_timeout)
+        self._authorization = config.authorization != "none"
+        hosting = HostConfig(
+            tokens=config.tokens,
+            ping_interval=config.ping_interval,
+            ping_timeout=config.ping_timeout,
+            authorization=self._authorization,
+        )
         self._host = TunnelHost(hosting, entropy=entropy.fork(), limits=limits)
+        self._tally = Tally()
         self._outgoing = Outgoing(self._wishes, LinkNumbers(), limits=limits, route=config.route)
         self._directory = Directory(config.grace_seconds)
         public, private = self._filters(config.rules)
@@ -97,8 +105,10 @@ class BrokerServer:
             self._host,
             self._directory,
             self._inbound,
+            self._tally,
             entropy=entropy.fork(),
             answer_seconds=config.answer_seconds,
+            authorization=self._authorization,
             limits=limits,
         )
         self._platform = Platform(
@@ -106,6 +116,7 @@ class BrokerServer:
             self._outgoing,
             self._outbound,
             self._wishes,
+            self._tally,
             numbers,
             entropy=entropy.fork(),
             version=config.version,
@@ -114,8 +125,33 @@ class BrokerServer:
         )
         self._application = Application(self._desk)
         self._status = StatusPages(self._desk, self._directory, config.version)
-        # Requests under /primus that the tunnel side holds.
-        self._tunnelled: dict[int, Visit] = {}
+        self._authority = None
+        if self._authorization:
+            gateway = config.gateway_url if config.authorization == "gateway" else None
+            self._authority = Authority(
+                self._desk, self._host, self._directory, self._outgoing, self._wishes, gateway=gateway, limits=limits
+            )
+        self._dispatcher = None
+        if config.dispatcher_url is not None:
+            self._dispatcher = Dispatcher(
+                self._outgoing, self._wishes, config, config.dispatcher_url, entropy=entropy.fork(), limits=limits
+            )
+        self._tunnels = Tunnels(
+            self._desk,
+            self._host,
+            self._directory,
+            self._calls,
+            self._platform,
+            self._wishes,
+            self._tally,
+            authority=self._authority,
+            dispatcher=self._dispatcher,
+        )
+        self._numbers = numbers
+        self._started = False
+        # Since when no request is taken, by the number that the first of those would have had, and until when
+        # those before it are waited for.
+        self._last_call = 0
         self._stop_by: Instant | None = None
         self._over = False
 
@@ -126,6 +162,8 @@ class BrokerServer:
     def handle(self, fact: WireFact | AppFact, now: Instant) -> None:
         if self._over:
             return
+        if not self._started:
+            self._start(now)
         if type(fact) is Received or isinstance(fact, Ended | Lost):
             if self._desk.owns(fact.link):
                 self._desk.handle(fact, now)
@@ -144,9 +182,11 @@ class BrokerServer:
             self._wake(now)
         elif isinstance(fact, Reload):
             self._inbound.rules, self._outbound.rules = self._filters(fact.rules)
+        elif isinstance(fact, Authorize):
+            if self._authority is not None:
+                self._authority.answer(fact, now)
         elif isinstance(fact, Stop):
-            self._stop_by = now + fact.within
-            self._desk.drain(now)
+            self._stop(now + fact.within, now)
         elif isinstance(fact, Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut):
             self._answer(fact, now)
         self._settle(now)
@@ -163,7 +203,17 @@ class BrokerServer:
             self._outgoing.deadline(),
             self._calls.deadline(),
             self._platform.deadline(),
+            self._dispatcher.deadline() if self._dispatcher is not None else None,
             self._stop_by,
+        )
+
+    def figures(self) -> Figures:
+        """Return what was counted, and what there is at the moment."""
+        told = self._dispatcher
+        return self._tally.read(
+            tunnels=len(self._directory),
+            in_flight=len(self._calls) + len(self._platform),
+            told={} if told is None else {"success": told.succeeded, "failure": told.failed},
         )
 
     # ── turns ──────────────────────────────────────────────────────────────────
@@ -173,9 +223,19 @@ class BrokerServer:
         self._outgoing.wake(now)
         self._calls.wake(now)
         self._platform.wake(now)
+        if self._dispatcher is not None:
+            self._dispatcher.wake(now)
 
     def _settle(self, now: Instant) -> None:
         """Hand events from part to part until none is left."""
+        self._work_off(now)
+        if self._stop_by is not None and (now >= self._stop_by or not self._busy()):
+            self._host.close_all(now)
+            self._work_off(now)
+            self._over = True
+            self._wishes.append(Finished(None))
+
+    def _work_off(self, now: Instant) -> None:
         busy = True
         while busy:
             busy = False
@@ -183,15 +243,48 @@ class BrokerServer:
                 self._from_desk(event, now)
                 busy = True
             while (said := self._host.poll()) is not None:
-                self._from_host(said, now)
+                self._tunnels.happened(said, now)
                 busy = True
             while (found := self._outgoing.next()) is not None:
-                self._platform.happened(*found, now)
+                self._answered(*found, now)
                 busy = True
             self._calls.dispatch(now)
-        if self._stop_by is not None and (now >= self._stop_by or not (len(self._calls) or len(self._platform))):
-            self._over = True
-            self._wishes.append(Finished(None))
+
+    def _answered(self, errand: Errand, event: ClientEvent, now: Instant) -> None:
+        """Hand on what came of a request of ours, to whoever made it."""
+        if isinstance(errand.owner, Report) and self._dispatcher is not None:
+            self._dispatcher.happened(errand, event, now)
+        elif isinstance(errand.owner, Check) and self._authority is not None:
+            self._authority.happened(errand, event, now)
+        else:
+            self._platform.happened(errand, event, now)
+
+    # ── beginning and ending ───────────────────────────────────────────────────
+    def _start(self, now: Instant) -> None:
+        self._started = True
+        if self._dispatcher is not None:
+            self._dispatcher.started(now)
+
+    def _stop(self, until: Instant, now: Instant) -> None:
+        """Take no more; what is under way may take until then."""
+        if self._stop_by is None:
+            self._last_call = next(self._numbers)
+            if self._dispatcher is not None:
+                self._dispatcher.stopping(now)
+        self._stop_by = until
+        self._status.stopping = True
+        self._host.stop()
+        self._desk.drain(now)
+
+    def _busy(self) -> bool:
+        """Whether something that began before the stop is not finished."""
+        return bool(
+            len(self._calls)
+            or len(self._platform)
+            or len(self._application)
+            or self._desk.reading_before(self._last_call)
+            or (self._dispatcher is not None and self._dispatcher.busy)
+        )
 
     def _note(self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: Any) -> None:
         self._wishes.append(Note(level, event, fields))
@@ -210,9 +303,18 @@ class BrokerServer:
         path = head.target.partition("?")[0]
         if is_primus(path):
             return self._limits.tunnel_payload
-        if head.method == "POST" and route_of(path)[0] == "response-data":
+        if head.method == "POST" and self._upload_of(path) is not None:
             return None
         return self._limits.http_request_body
+
+    def _upload_of(self, path: str) -> tuple[str, str] | None:
+        """Return token and stream of the upload that a path is for. With authorization there is another one only."""
+        if self._authorization:
+            if path[: len(HIDDEN)].lower() != HIDDEN:
+                return None
+            path = path[len(HIDDEN) - 1 :]
+        name, token, rest = route_of(path)
+        return (token, rest.strip("/")) if name == "response-data" else None
 
     def _from_desk(self, event: DeskEvent, now: Instant) -> None:
         visit = event.visit
@@ -223,31 +325,34 @@ class BrokerServer:
         elif isinstance(event, Over):
             self._calls.upload_over(visit, now)
         elif isinstance(event, Began):
-            _, token, rest = route_of(visit.path)
-            self._calls.upload_began(visit, token, rest.strip("/"), now)
-        elif self._tunnelled.pop(visit.number, None) is not None:
-            self._host.gone(visit.number, now)
+            token, stream = self._upload_of(visit.path) or ("", "")
+            self._calls.upload_began(visit, token, stream, now)
+        elif self._tunnels.left(visit, now):
+            return
         elif self._application.left(visit):
             self._wishes.append(Gone(visit.number))
         elif isinstance(event, Left):
+            if self._authority is not None:
+                self._authority.left(visit)
             self._calls.left(visit, now)
 
     def _came(self, visit: Visit, now: Instant) -> None:
         if is_primus(visit.path):
-            request = server_request_of(visit)
-            if request is None:
-                self._desk.respond(visit, 400, (JSON,), compact({"code": 3, "message": "Bad request"}), now=now)
-                return
-            self._tunnelled[visit.number] = visit
-            self._host.request(visit.number, visit.link, request, now)
+            self._tunnels.visit(visit, now)
             return
         name, token, rest = route_of(visit.path)
         get = visit.head.method in ("GET", "HEAD")
-        if name == "broker" and token:
+        if self._stop_by is not None and visit.number > self._last_call and name in ("broker", "service"):
+            self._tally.refuse("stopping")
+            headers = (("x-broker-failure", "connection-not-ready"), JSON, RETRY_SOON)
+            self._desk.respond(visit, 503, headers, compact({"ok": False}), now=now)
+        elif name == "broker" and token:
             self._calls.relay(visit, token, rest, now)
         elif name == "service" and token and get:
             self._calls.service(visit, token, rest, now)
-        elif not self._status.visit(visit, name, token, now):
+        elif self._authority is not None and self._authority.visit(visit, now):
+            return
+        elif not self._status.visit(visit, name, token, rest, now):
             question = self._application.ask(visit, now)
             if question is not None:
                 self._wishes.append(question)
@@ -258,57 +363,6 @@ class BrokerServer:
             raise LocalProtocolError(f"expected a final status, got {fact.status}")
         if not (isinstance(fact, Answer) and self._platform.answer(fact, now)):
             self._application.answer(fact, now)
-
-    # ── tunnels ────────────────────────────────────────────────────────────────
-    def _from_host(self, said: Any, now: Instant) -> None:
-        if isinstance(said, Arrived):
-            self._arrived(said, now)
-        elif isinstance(said, Acked):
-            self._calls.acked(said.session, said.ack_id, said.args, now)
-        elif isinstance(said, Reply):
-            visit = self._tunnelled.pop(said.exchange, None)
-            if visit is not None:
-                self._desk.respond(visit, said.status, said.headers, said.body, now=now, echo=False)
-        elif isinstance(said, Upgrade):
-            self._upgrade(said, now)
-        elif isinstance(said, Identified):
-            session = self._directory.identified(said)
-            self._note(
-                "info",
-                "tunnel.identified",
-                session=session.number,
-                token=masked_token(session.token),
-                role=session.role,
-                version=session.version,
-            )
-        elif isinstance(said, SessionClosed):
-            gone = self._directory.closed(said.session, now)
-            if gone is not None:
-                self._calls.session_closed(gone, now)
-            self._platform.session_closed(said.session)
-            self._note("info", "tunnel.closed", session=said.session, reason=said.reason)
-        elif not isinstance(said, SessionOpened | Ponged):
-            self._wishes.append(said)
-
-    def _upgrade(self, said: Upgrade, now: Instant) -> None:
-        visit = self._tunnelled.pop(said.exchange, None)
-        early = None if visit is None else self._desk.hand_over(visit)
-        if early is None:
-            self._host.handle(Lost(said.link, "the client left before the upgrade"), now)
-            return
-        self._wishes.append(Transmit(said.link, said.response))
-        if early:
-            self._host.handle(Received(said.link, early), now)
-
-    def _arrived(self, said: Arrived, now: Instant) -> None:
-        if said.name == "chunk":
-            self._calls.chunk(said.session, said.args, now)
-        elif said.name == "request":
-            session = self._directory.session(said.session)
-            if session is not None and said.ack_id is not None:
-                self._platform.arrived(session, said.args, said.ack_id, now)
-        elif said.name in ("terminate", "client-event"):
-            self._note("debug", f"tunnel.{said.name}", session=said.session)
 
 
 def route_of(path: str) -> tuple[str, str, str]:

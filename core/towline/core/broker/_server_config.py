@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from towline.core._contract import Record
@@ -15,9 +17,12 @@ class BrokerServerConfig(Record, frozen=True):
     """Settings of a broker server.
 
     Shape:  `variables` fill `${VAR}` in the rules' origins; `tokens` None takes any client; `filter_strict` is
-            Filter's `strict`
+            Filter's `strict`; `authorization` says who judges the credentials that clients have to show, at
+            `gateway_url` if that is a gateway; `dispatcher_url` is told of this server and its clients, under
+            `server_id`, and finds its health at `host_name`
     Units:  seconds. `answer_seconds` bounds a client's silence about a request, `grace_seconds` the time in which
-            callers of a token whose last client just left are told to come again
+            callers of a token whose last client just left are told to come again; `epoch` is wall-clock seconds since
+            1970 minus the driver's `now`
     """
 
     rules: AcceptRules = msgspec.field(default_factory=default_server_rules)
@@ -31,6 +36,12 @@ class BrokerServerConfig(Record, frozen=True):
     upload_silence: float = 20 * 60.0
     grace_seconds: float = 60.0
     route: str = "direct"
+    authorization: Literal["none", "gateway", "application"] = "none"
+    gateway_url: str = ""
+    dispatcher_url: str | None = None
+    server_id: str = "0"
+    host_name: str = "localhost"
+    epoch: float = 0.0
 
 
 class Reload(Record, frozen=True):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 from urllib.parse import unquote
 
 from towline.core._contract import Instant
 from towline.core.broker._answers import JSON, compact
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._directory import Directory
+
+# A context does not change who is connected.
+_CONTEXT: Final = re.compile(r"/?|/ctx/[^/]+/?", re.IGNORECASE)
 
 
 class StatusPages:
@@ -18,17 +22,19 @@ class StatusPages:
         self._desk = desk
         self._directory = directory
         self._version = version
+        self.stopping = False
 
-    def visit(self, visit: Visit, name: str, token: str, now: Instant) -> bool:
-        """Answer a visit whose path begins with `name` and `token`; False if it is no page of these."""
+    def visit(self, visit: Visit, name: str, token: str, rest: str, now: Instant) -> bool:
+        """Answer a visit to /`name`/`token``rest`; False if it is no page of these."""
         if visit.head.method not in ("GET", "HEAD"):
             return False
-        if name == "connection-status" and token:
+        if name == "connection-status" and token and _CONTEXT.fullmatch(rest):
             self._connection(visit, unquote(token), now)
         elif name == "connections-status" and not token:
             self._json(visit, 200, self._directory.summary(), now)
         elif name in ("healthcheck", "") and not token:
-            self._json(visit, 200, {"ok": True, "version": self._version}, now)
+            ready = not self.stopping
+            self._json(visit, 200 if ready else 503, {"ok": ready, "version": self._version}, now)
         else:
             return False
         return True
