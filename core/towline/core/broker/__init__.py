@@ -2,8 +2,9 @@
 
 from towline.core.broker._authority import Authorize
 from towline.core.broker._client import BrokerClient, TunnelsEnded
-from towline.core.broker._client_config import BrokerClientConfig
+from towline.core.broker._client_config import BrokerClientConfig, ConnectionConfig
 from towline.core.broker._filter import Allowed, Denied, Filter, Upstream, Verdict, target_fault
+from towline.core.broker._filters_page import RulesRead, RulesWanted
 from towline.core.broker._platform import CallbackArrived
 from towline.core.broker._rules import DEFAULT_AGENT_RULES, AcceptRules, Auth, Rule, default_server_rules
 from towline.core.broker._server import BrokerServer
@@ -23,6 +24,7 @@ __all__ = [
     "BrokerServer",
     "BrokerServerConfig",
     "CallbackArrived",
+    "ConnectionConfig",
     "Denied",
     "Distribution",
     "Figures",
@@ -30,6 +32,8 @@ __all__ = [
     "Reload",
     "RequestFigures",
     "Rule",
+    "RulesRead",
+    "RulesWanted",
     "Stop",
     "TunnelsEnded",
     "UploadDecoder",
