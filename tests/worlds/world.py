@@ -316,8 +316,9 @@ class Caller:
             connection.end_body()
         self._wishes.extend(Transmit(answer.link, data) for data in connection.output())
 
-    def leave(self, answer: Answer) -> None:
-        self._wishes.append(Drop(answer.link))
+    def leave(self, answer: Answer, *, quietly: bool = False) -> None:
+        """Cut the link; `quietly`: end our side, which is all that a peer sees of one that closes."""
+        self._wishes.append(Shut(answer.link) if quietly else Drop(answer.link))
 
     def handle(self, fact: Any, now: float) -> None:
         connection = self._connections.get(getattr(fact, "link", -1))

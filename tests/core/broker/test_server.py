@@ -165,11 +165,12 @@ def test_an_upload_that_breaks_off() -> None:
             assert (waiting.status, waiting.end) == (502, "whole")
 
 
-def test_a_caller_that_leaves_cuts_the_upload() -> None:
+@pytest.mark.parametrize("quietly", [False, True], ids=["reset", "closed"])
+def test_a_caller_that_leaves_cuts_the_upload(quietly: bool) -> None:
     serving, _, _, waiting, stream = asked()
     upload = serving.ask(f"/response-data/{TOKEN}/{stream}", "POST", chunked=True)
     serving.callers.more(upload, HEAD + b"half")
-    serving.callers.leave(waiting)
+    serving.callers.leave(waiting, quietly=quietly)
     serving.say(serving.caller)
     assert upload.end == "broken"
     assert serving.upload(stream, HEAD).status == 500

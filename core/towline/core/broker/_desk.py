@@ -158,6 +158,12 @@ class Desk:
         elif isinstance(fact, Lost):
             seat.connection.lost(fact.why)
         self._settle(seat, now)
+        if isinstance(fact, Ended) and seat.visit is not None:
+            # Nobody says goodbye otherwise: a caller that closes sends no more than this before it is written to.
+            # The established server, too, lets a request go whose asker has ended its side.
+            self._leave(seat)
+            seat.connection.cut()
+            self._settle(seat, now)
 
     def wake(self, now: Instant) -> None:
         for seat in self._alarms.due(now):
