@@ -20,6 +20,7 @@ from towline.core import (
     Drop,
     Ended,
     Failed,
+    Filled,
     Finished,
     Head,
     LinkNumbers,
@@ -33,6 +34,7 @@ from towline.core import (
     Shut,
     Tail,
     Transmit,
+    Window,
 )
 from towline.core.http import ClientConnection, RequestHead, ServerConnection, Url
 
@@ -47,6 +49,7 @@ class End:
     inbox: deque[Any] = field(default_factory=deque)
     deaf: bool = False
     held: bool = False  # the test keeps what comes from being read
+    window: int | None = None  # what the next read may bring in one piece
 
     @property
     def waiting(self) -> int:
@@ -81,6 +84,7 @@ class World:
         self._cut = cut
         self._pick = pick
         self.refusing: set[int] = set()
+        self.windows = 0  # how many were filled
 
     def add(self, name: str, machine: Any, port: int | None = None) -> Party:
         party = Party(name, machine)
@@ -141,16 +145,27 @@ class World:
             end = ready[self._pick(len(ready)) % len(ready)]
             item = end.inbox.popleft()
             if isinstance(item, bytes):
-                size = max(1, min(len(item), self._cut(len(item))))
+                size = max(1, min(len(item), self._cut(len(item)), end.window or len(item)))
                 if size < len(item):
                     end.inbox.appendleft(item[size:])
                 if not end.deaf:
-                    self.tell(end.party, Received(end.number, item[:size]))
+                    self._read(end, item[:size])
                 if not end.waiting and end.other is not None and not end.other.deaf:
                     self.tell(end.other.party, Drained(end.other.number))
             elif not end.deaf:
                 self.tell(end.party, item)
         raise AssertionError("the world does not come to rest")
+
+    def _read(self, end: End, data: bytes) -> None:
+        """Tell what came; what came into a window is gone after the turn, whoever still has it."""
+        limit, end.window = end.window, None
+        if limit is None:
+            self.tell(end.party, Received(end.number, data))
+            return
+        buffer = bytearray(data)
+        self.windows += 1
+        self.tell(end.party, Filled(end.number, memoryview(buffer)))
+        buffer[:] = b"?" * len(buffer)
 
     def _do(self, party: Party, wish: Any) -> None:
         if isinstance(wish, Open):
@@ -177,6 +192,9 @@ class World:
                     # Bytes on their way are lost with it; that it was open at all is known.
                     known = [item for item in end.other.inbox if not isinstance(item, bytes)]
                     end.other.inbox = deque([*known, Lost(end.other.number, "reset by peer")])
+        elif isinstance(wish, Window):
+            if wish.link in party.ends:
+                party.ends[wish.link].window = wish.limit
         elif isinstance(wish, Share):
             pass
         else:

@@ -60,6 +60,28 @@ def test_answers_of_every_size_arrive_whole(events: bool, size: int, chunked: bo
 
 
 @ANSWERS
+@pytest.mark.parametrize("piece", [1 << 20, 70_000, 9_000])
+def test_a_long_body_goes_through_windows_uncopied_and_right(events: bool, piece: int) -> None:
+    """Every buffer is overwritten as soon as the turn that it was read in is over: whoever kept a view is seen."""
+    body = hashlib.shake_128(b"long").digest(2_000_003)
+
+    def answer(head: Any, _: bytes) -> Any:
+        pieces = [body[at : at + piece] for at in range(0, len(body), piece)]
+        return 200, [("content-length", str(len(body)))], pieces
+
+    brokers = pair(answer, client={"one_event_answers": events})
+    got = brokers.relay("/bytes")
+    assert (got.status, got.end) == (200, "whole")
+    assert got.body == body
+    # The client reads the upstream's answer so, the server the client's upload.
+    assert brokers.world.windows > 2 * (len(body) - 200_000) // (1 << 20)
+    # And a request, whose body is kept whole on the way.
+    brokers.upstream.answer = lambda head, _: plain()
+    assert brokers.relay("/scan", "POST", body=body).status == 200
+    assert brokers.upstream.requests[-1][1] == body
+
+
+@ANSWERS
 def test_request_bodies_and_methods(events: bool) -> None:
     brokers = pair(client={"one_event_answers": events})
     body = bytes(range(256)) * 5

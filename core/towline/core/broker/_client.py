@@ -15,6 +15,7 @@ from towline.core._wire import (
     Accepted,
     Drained,
     Ended,
+    Filled,
     Finished,
     LinkNumbers,
     Lost,
@@ -127,7 +128,7 @@ class BrokerClient:
     def handle(self, fact: WireFact | ClientFact, now: Instant) -> None:
         if self._over:
             return
-        if type(fact) is Received or isinstance(fact, Opened | Ended | Lost | Drained):
+        if isinstance(fact, Received | Filled | Opened | Ended | Lost | Drained):
             self._from_link(fact, now)
         elif isinstance(fact, Accepted):
             self._desk.accepted(fact, now)
@@ -193,13 +194,13 @@ class BrokerClient:
         for connection in self._connections:
             connection.checked(self._preflight.known)
 
-    def _from_link(self, fact: Received | Opened | Ended | Lost | Drained, now: Instant) -> None:
+    def _from_link(self, fact: Received | Filled | Opened | Ended | Lost | Drained, now: Instant) -> None:
         link = fact.link
         if self._outgoing.owns(link):
             if not isinstance(fact, Drained):
                 self._outgoing.handle(fact, now)
         elif self._desk.owns(link):
-            if isinstance(fact, Received | Ended | Lost):
+            if not isinstance(fact, Opened | Drained):
                 self._desk.handle(fact, now)
         else:
             for tunnel in self._tunnels:

@@ -11,7 +11,7 @@ from towline.core._entropy import Entropy
 from towline.core._errors import LocalProtocolError, RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, Tail
-from towline.core._wire import Accepted, Ended, Lost, Received
+from towline.core._wire import Accepted, Ended, Filled, Lost, Received, Window
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._ids import request_id_of
 from towline.core.http import RequestHead, ServerConnection, error_body
@@ -148,11 +148,11 @@ class Desk:
         self._seats[fact.link] = seat
         self._alarms.set(seat, seat.connection.deadline())
 
-    def handle(self, fact: Received | Ended | Lost, now: Instant) -> None:
+    def handle(self, fact: Received | Filled | Ended | Lost, now: Instant) -> None:
         """Take a fact about one of these links."""
         seat = self._seats[fact.link]
-        if type(fact) is Received:
-            seat.connection.received(fact.data, now)
+        if isinstance(fact, Received | Filled):
+            seat.connection.received(fact.data if isinstance(fact, Received) else fact.view, now)
         elif isinstance(fact, Ended):
             seat.connection.ended(now)
         elif isinstance(fact, Lost):
@@ -285,6 +285,9 @@ class Desk:
             elif isinstance(event, Broken) and seat.visit is not None:
                 self._leave(seat)
         self._wishes.extend(connection.wishes())
+        limit = connection.window()
+        if limit is not None:
+            self._wishes.append(Window(connection.link, limit))
         if connection.closed:
             self._leave(seat)
             self._seats.pop(connection.link, None)

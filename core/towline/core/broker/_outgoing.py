@@ -15,7 +15,7 @@ from towline.core._contract import Data, Instant
 from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Broken, HeaderList, Tail
-from towline.core._wire import Close, Drop, Ended, LinkNumbers, Lost, Open, Opened, Received, Transmit
+from towline.core._wire import Close, Drop, Ended, Filled, LinkNumbers, Lost, Open, Opened, Received, Transmit, Window
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.http import ClientConnection, ClientEvent, Origin, Url
 
@@ -192,14 +192,17 @@ class Outgoing:
             self._remove(line, Drop(line.link))
 
     # ── facts ──────────────────────────────────────────────────────────────────
-    def handle(self, fact: Opened | Received | Ended | Lost, now: Instant) -> None:
+    def handle(self, fact: Opened | Received | Filled | Ended | Lost, now: Instant) -> None:
         """Take a fact about one of these links."""
         line = self._lines.get(fact.link)
         if line is None:
             return
-        if type(fact) is Received:
-            line.connection.received(fact.data)
+        if isinstance(fact, Received | Filled):
+            line.connection.received(fact.data if isinstance(fact, Received) else fact.view)
             self._events_of(line, Drop(line.link), now)
+            limit = line.connection.window()
+            if limit is not None and line.link in self._lines:
+                self._wishes.append(Window(line.link, limit))
         elif isinstance(fact, Opened):
             line.opened = True
             if line.errand is not None:

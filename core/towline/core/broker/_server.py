@@ -15,6 +15,7 @@ from towline.core._wire import (
     Accepted,
     Drained,
     Ended,
+    Filled,
     Finished,
     LinkNumbers,
     Lost,
@@ -164,7 +165,7 @@ class BrokerServer:
             return
         if not self._started:
             self._start(now)
-        if type(fact) is Received or isinstance(fact, Ended | Lost):
+        if isinstance(fact, Received | Filled | Ended | Lost):
             if self._desk.owns(fact.link):
                 self._desk.handle(fact, now)
             elif self._host.owns(fact.link):
