@@ -229,8 +229,10 @@ class Jobs:
             return
         status, code, body = downstream_failure(broken, origin)
         connection = job.tunnel.connection
-        failure = {"errorCode": code, "requestId": job.request_id, "integrationType": connection.own.type or ""}
-        connection.report("client-error", failure, now)
+        if job.asked.streaming_id:
+            # An acknowledgement tells the server by itself.
+            failure = {"errorCode": code, "requestId": job.request_id, "integrationType": connection.own.type or ""}
+            connection.report("client-error", failure, now)
         self._own_answer(job, status, code, body, now)
 
     # ── to the server ──────────────────────────────────────────────────────────

@@ -109,7 +109,7 @@ def aside(asked: Asked, silence: float) -> Reply | None:
             "parser": "ejson",
             "transformer": "engine.io",
         }
-        headers = (*asked.cors, ("Content-Type", "text/plain"))
+        headers = (*asked.cors, ("Content-Type", "application/json"))
         return Reply(asked.exchange, 200, headers, msgspec.json.encode(spec))
     return None
 
