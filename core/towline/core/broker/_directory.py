@@ -130,8 +130,8 @@ class Directory:
             {
                 "identifier": masked_token(token),
                 "hashedIdentifier": hashed_token(token),
-                "versions": [session.version for session in listed],
-                "brokerClientIds": [session.client_id for session in listed],
+                "versions": list(dict.fromkeys(session.version for session in listed)),
+                "brokerClientIds": list(dict.fromkeys(session.client_id for session in listed)),
             }
             for token, listed in self._by_token.items()
         ]
