@@ -37,8 +37,8 @@ MIB: Final = 1024 * 1024
 HONEST_SECONDS: Final = 5.0
 # What a peer may make a program hold: two tunnel messages of 22 MiB, one of them joined, and what lies about.
 GROWTH: Final = 96 * MIB
-# Cases at a time. Those that only wait are not counted.
-AT_ONCE: Final = 5
+# Cases at a time: clients each have their own server, hostile clients share one. Those that only wait are not counted.
+CLIENTS_AT_ONCE, ATTACKS_AT_ONCE = 10, 5
 POISON: Final = "POISON-7c1f"
 PROBE: Final = "probe-"
 # What the kit's honest request says of itself.
@@ -153,6 +153,7 @@ class Switch:
         self._listening.close()
         for end in self._live:
             _hang_up(end)
+            end.close()
 
     def _accept(self) -> None:
         while True:
@@ -167,8 +168,8 @@ class Switch:
             except OSError:
                 near.close()
                 continue
-            far.settimeout(None)
             self._live += [near, far]
+            far.settimeout(None)
             for source, sink in ((near, far), (far, near)):
                 threading.Thread(target=_copy, args=(source, sink), daemon=True).start()
 
@@ -393,7 +394,7 @@ def serve(
         honest.start()
         assert wait(lambda: answers(port, "/healthcheck") == 200, 20), honest.said()
         info = closing.enter_context(kit.serving())
-        yield from _side_by_side(cases, ServeRun(folder, info, port, settings or {}).run)
+        yield from _side_by_side(cases, ServeRun(folder, info, port, settings or {}).run, CLIENTS_AT_ONCE)
 
 
 # ── hostile clients at our server ────────────────────────────────────────────
@@ -418,11 +419,11 @@ def attack(
             if not saw["honest_after"]["ok"] or honest > HONEST_SECONDS:
                 wrong.append(f"an honest client was not served: {saw['honest_after']}")
             growth = memory(server, "VmHWM") - before
-            if growth > AT_ONCE * GROWTH:
+            if growth > ATTACKS_AT_ONCE * GROWTH:
                 wrong.append(f"the server grew by {growth / MIB:.0f} MiB")
             return Verdict(case.name, case.expect, took, honest, growth, tuple(wrong))
 
-        yield from _side_by_side(cases, run)
+        yield from _side_by_side(cases, run, ATTACKS_AT_ONCE)
         yield _afterwards(server, port, before, descriptors_before)
 
 
@@ -474,10 +475,10 @@ def _chosen(cases: list[Case], names: tuple[str, ...]) -> list[Case]:
     return [case for case in cases if not names or case.name in names]
 
 
-def _side_by_side(cases: list[Case], run: Callable[[Case], Verdict]) -> Iterator[Verdict]:
+def _side_by_side(cases: list[Case], run: Callable[[Case], Verdict], at_once: int) -> Iterator[Verdict]:
     """Run a few cases at a time, and those that only wait beside them from the start."""
     waiting = [case for case in cases if case.seconds > 60]
-    with ThreadPoolExecutor(len(waiting) + 1) as beside, ThreadPoolExecutor(AT_ONCE) as in_turn:
+    with ThreadPoolExecutor(len(waiting) + 1) as beside, ThreadPoolExecutor(at_once) as in_turn:
         running = [beside.submit(run, case) for case in waiting]
         running += [in_turn.submit(run, case) for case in cases if case not in waiting]
         for future in running[len(waiting) :] + running[: len(waiting)]:
