@@ -55,6 +55,10 @@ class Log:
         # The longest first, so that a secret that is part of another leaves nothing of it.
         self._struck = sorted(forms, key=len, reverse=True)
 
+    def shows(self, level: Literal["debug", "info", "warning", "error"]) -> bool:
+        """Whether a record of this level would be written."""
+        return _LEVELS[level] >= self._least
+
     def note(self, note: Note) -> None:
         """Write one record, if its level is wanted."""
         if _LEVELS[note.level] < self._least:

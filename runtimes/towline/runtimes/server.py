@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 from anyio.abc import TaskStatus
 
 from towline.core import LIMITS, Entropy, Note, Secret
@@ -35,6 +36,7 @@ async def serve_server(
     `results` is the file of the results box, `token` opens it to other machines. Starts with the port.
     Raises:  TowlineError("invalid-configuration") for a port that is taken or a file that cannot be used
     """
+    config = msgspec.structs.replace(config, note_passages=log.shows("debug"))
     machine = BrokerServer(config, entropy=Entropy(os.urandom(32)))
     for warning in config.rules.warnings:
         log.say("warning", "rule without effect", rule=warning)

@@ -81,6 +81,17 @@ def test_a_long_body_goes_through_windows_uncopied_and_right(events: bool, piece
     assert brokers.upstream.requests[-1][1] == body
 
 
+def test_a_passage_is_noted_only_where_somebody_looks() -> None:
+    quiet = {"note_passages": False}
+    for told, more in ((1, {}), (0, {"client": quiet, "server": quiet})):
+        brokers = pair(**more)
+        assert brokers.relay("/healthcheck").status == 200
+        assert [len(party.notes("filter.passed")) for party in (brokers.server, brokers.client)] == [told, told]
+    brokers = pair(client={**quiet, "rules": _only_healthcheck()})
+    assert brokers.relay("/other").status == 401
+    assert len(brokers.client.notes("filter.denied")) == 1
+
+
 @ANSWERS
 def test_request_bodies_and_methods(events: bool) -> None:
     brokers = pair(client={"one_event_answers": events})

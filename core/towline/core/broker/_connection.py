@@ -72,8 +72,9 @@ class Connection:
             own.agent(overlay)
         self._preflight: list[dict[str, Any]] | None = None
         nothing = Filter((), {}, limits=limits)
-        self.inbound = Gate(wishes, "inbound-request", nothing, self.slug)
-        self.outbound = Gate(wishes, "outbound-request", nothing, self.slug)
+        passages = config.note_passages
+        self.inbound = Gate(wishes, "inbound-request", nothing, self.slug, passages=passages)
+        self.outbound = Gate(wishes, "outbound-request", nothing, self.slug, passages=passages)
         self._contexts: dict[str, Outlook]
         self._prepare()
 

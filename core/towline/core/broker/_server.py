@@ -99,8 +99,9 @@ class BrokerServer:
         self._outgoing = Outgoing(self._wishes, LinkNumbers(), limits=limits, route=config.route)
         self._directory = Directory(config.grace_seconds)
         public, private = self._filters(config.rules)
-        self._inbound = Gate(self._wishes, "inbound-request", public)
-        self._outbound = Gate(self._wishes, "outbound-request", private)
+        passages = config.note_passages
+        self._inbound = Gate(self._wishes, "inbound-request", public, passages=passages)
+        self._outbound = Gate(self._wishes, "outbound-request", private, passages=passages)
         self._calls = Calls(
             self._desk,
             self._host,

@@ -30,6 +30,8 @@ class BrokerServerConfig(Record, frozen=True):
     tokens: tuple[Secret, ...] | None = None
     version: str = "local"
     filter_strict: bool = True
+    # Whether each request that a filter lets pass is noted, at debug level: a note costs a tenth of a request.
+    note_passages: bool = True
     ping_interval: float = 25.0
     ping_timeout: float = 20.0
     answer_seconds: float = 600.0
