@@ -77,8 +77,8 @@ def test_a_link_closed_before_it_opened_still_sends_what_is_queued(loop: Loop) -
     async def main() -> Any:
         port = crowd.serve(play)
         async with loop.open_pump(Sends(port, b"last words", Close(1))) as pump:
-            await testing._until(heard[0].is_set)
-            await testing._until(lambda: not pump._links)
+            await testing.until(heard[0].is_set)
+            await testing.until(lambda: not pump._links)
             return pump._machine.facts
 
     with testing.peers() as crowd:
@@ -89,7 +89,7 @@ def test_a_link_closed_before_it_opened_still_sends_what_is_queued(loop: Loop) -
 def test_a_link_dropped_or_closed_while_it_opens_is_never_heard_of(loop: Loop) -> None:
     async def main(last: Any) -> Any:
         async with loop.open_pump(Quits(last)) as pump:
-            await testing._until(lambda: not pump._links)
+            await testing.until(lambda: not pump._links)
             return pump._machine.facts
 
     class Quits(testing.Small):
@@ -161,7 +161,7 @@ def test_a_system_without_room_is_asked_again(loop: Loop) -> None:
             accept, full = pump._accept, Full(pump._listening[0][1])
             pump._accept = lambda name, sock, context: accept(name, full, context)
             crowd.dial(pump.ports["in"], lambda sock: None)
-            await testing._until(lambda: len(machine.facts) >= 2)
+            await testing.until(lambda: len(machine.facts) >= 2)
             assert full.left == 0
 
     with testing.peers() as crowd:

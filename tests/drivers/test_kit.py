@@ -8,8 +8,10 @@ import anyio
 import pytest
 import trio
 
-from towline.core import WAKE, Refused, Share
+from towline.core import KIB, WAKE, Refused, Share, Window
 from towline.drivers import _kit_machines, _kit_peers, _turns, _worker, on_trio, testing
+from towline.drivers._kit_windows import check_window_relay, check_window_stream
+from towline.drivers._links import Link
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +76,40 @@ def keeps_what_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_worker._Work, "_refuse", refuse)
 
 
+def returns_windows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The law of windows, broken outright."""
+    monkeypatch.setattr(on_trio.Pump, "_lend", lambda self, lease: self._pool.give(lease.buffer))
+
+
+def takes_opening_for_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits for a link to open is taken for sent: wrong in the first request of a fresh client only."""
+    has_sent = Link.has_sent
+    monkeypatch.setattr(Link, "has_sent", lambda self, mark: not self.open or has_sent(self, mark))
+
+
+def takes_backlog_for_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits in an outbox is taken for sent: wrong for slow readers only."""
+    has_sent = Link.has_sent
+    monkeypatch.setattr(Link, "has_sent", lambda self, mark: self.open or has_sent(self, mark))
+
+
+def forgets_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A window goes back while a worker still hashes or writes it."""
+
+    lend = on_trio.Pump._lend
+
+    def without(self: Any, lease: Any) -> None:
+        lease.threads.clear()
+        lend(self, lease)
+
+    monkeypatch.setattr(on_trio.Pump, "_lend", without)
+
+
+def reads_past_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    window = on_trio.Pump._window
+    monkeypatch.setitem(_turns.DO, Window, lambda self, wish: window(self, Window(wish.link, wish.limit + KIB)))
+
+
 @pytest.mark.parametrize(
     ("fault", "check"),
     [
@@ -84,6 +120,12 @@ def keeps_what_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
         (hides_the_guard, testing.check_dialling),
         (wakes_too_early, testing.check_deadlines),
         (keeps_what_is_not_proved, testing.check_streams),
+        (returns_windows_at_once, check_window_relay),
+        (returns_windows_at_once, check_window_stream),
+        (takes_opening_for_sent, check_window_relay),
+        (takes_backlog_for_sent, check_window_relay),
+        (forgets_workers, check_window_stream),
+        (reads_past_the_body, check_window_relay),
     ],
     ids=lambda value: value.__name__,
 )
@@ -91,3 +133,9 @@ def test_a_broken_promise_is_found(monkeypatch: pytest.MonkeyPatch, fault: Any, 
     with monkeypatch.context() as broken:
         fault(broken)
         assert fails(check)
+
+
+@pytest.mark.parametrize("check", [check_window_relay, check_window_stream])
+def test_and_a_kept_one_is_not(check: Any) -> None:
+    """What the patience above is enough for."""
+    assert not fails(check)

@@ -162,7 +162,7 @@ def test_events_nobody_reads_hold_the_links(loop: Loop) -> None:
     async def main() -> None:
         async with loop.open_pump(Chatty(), listeners={"in": Listener()}) as pump:
             crowd.dial(pump.ports["in"], asks)
-            assert await testing._rests(lambda: len(answered)) == _turns.EVENTS // 512
+            assert await testing.rests(lambda: len(answered)) == _turns.EVENTS // 512
             assert len([event async for event in pump.events]) == 40 * 512
             assert await pump.finished() == "ended"
 
@@ -186,7 +186,7 @@ def test_links_over_ipv6(loop: Loop) -> None:
         async with loop.open_pump(machine, listeners={"in": Listener("::1")}) as pump:
             fact = await loop.perform(Dials(Open(1, "::1", pump.ports["in"], False)))
             assert fact == Opened(1)
-            await testing._until(lambda: len(machine.facts) > 1)
+            await testing.until(lambda: len(machine.facts) > 1)
         assert machine.facts[1].peer.startswith("[::1]:")
 
     if not socket.has_ipv6:

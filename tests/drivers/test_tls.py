@@ -123,7 +123,7 @@ def test_a_client_of_the_standard_library(loop: Loop, certificate: tuple[str, st
         machine = Echo()
         async with loop.open_pump(machine, listeners=listeners) as pump:
             crowd.dial(pump.ports["tls"], play)
-            await testing._until(lambda: any(isinstance(fact, Ended) for fact in machine.facts))
+            await testing.until(lambda: any(isinstance(fact, Ended) for fact in machine.facts))
         return machine
 
     with testing.peers() as crowd:
@@ -216,7 +216,7 @@ def test_one_who_knocks_without_tls_is_not_told(loop: Loop, certificate: tuple[s
         async with loop.open_pump(machine, listeners=listeners, dialer=Dialer(connect_seconds=0.3)) as pump:
             crowd.dial(pump.ports["tls"], silent)
             crowd.dial(pump.ports["tls"], plain)
-            await testing._until(lambda: not pump._links and pump._next_accepted == 6)
+            await testing.until(lambda: not pump._links and pump._next_accepted == 6)
         return machine.facts
 
     with testing.peers() as crowd:
@@ -253,37 +253,47 @@ def test_a_port_that_is_taken_is_named(loop: Loop) -> None:
             loop.run(main)
 
 
+@pytest.mark.parametrize("window", [0, 1000, 16_384, 100_000])
 @pytest.mark.parametrize("cut", [1, 2, 7, 100, 100_000])
-def test_the_transform_is_blind_to_cuts(certificate: tuple[str, str], cut: Any) -> None:
+def test_the_transform_is_blind_to_cuts(certificate: tuple[str, str], cut: int, window: int) -> None:
+    """Ciphertext may come in any pieces, and plaintext leave through windows of any size, or none."""
     ours = Tls(client_context(TlsSettings((certificate[0],)), insecure=False), server_name="localhost")
     context = server_context(Listener(tls_cert=certificate[0], tls_key=certificate[1]))
     assert context is not None
     theirs = Tls(context, server_name=None)
     words, heard, ended = os.urandom(40_000), b"", False
 
-    def carry(source: Any, to: Any) -> Any:
+    def take(to: Tls, wire: bytes) -> None:
         nonlocal heard, ended
-        wire = source.output()
-        for at in range(0, len(wire), cut):
-            plain, end = to.receive(wire[at : at + cut])
+        if not window or not to.ready:
+            plain, ended = to.receive(wire)
             heard += plain
-            ended = ended or end
+            return
+        buffer, rest, more = memoryview(bytearray(window)), memoryview(wire), True
+        while more:
+            count, ended = to.fill(buffer, rest)
+            heard += bytes(buffer[:count])
+            rest, more = memoryview(b""), to.more
+
+    def carry(wire: bytes, to: Tls) -> bool:
+        for at in range(0, len(wire), cut):
+            take(to, wire[at : at + cut])
         return bool(wire)
 
     ours.start()
     theirs.start()
-    while carry(ours, theirs) | carry(theirs, ours):
+    while carry(ours.output(), theirs) | carry(theirs.output(), ours):
         pass
     assert ours.ready
     assert theirs.ready
-    ours.send(memoryview(words))
+    carry(b"".join(ours.seal(memoryview(words))), theirs)
+    assert not ended
     ours.close()
-    carry(ours, theirs)
+    carry(ours.output(), theirs)
     assert (heard, ended) == (words, True)
     # The other direction is still open.
     heard, ended = b"", False
-    theirs.send(b"after your end")
-    carry(theirs, ours)
+    carry(b"".join(theirs.seal(b"after your end")), ours)
     assert heard == b"after your end"
 
 

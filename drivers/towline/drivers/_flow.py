@@ -1,8 +1,8 @@
-"""Links at work: greeted, read, written, held, closed. Synchronous, and the same over every loop.
+"""Links at work: greeted, written, held, closed. Synchronous, and the same over every loop.
 
-Facts go up through `_turn`, which `_turns.py` adds; the loop's file adds what waits. Reading a link stops
-after a turn that filled something, and goes on when that has room again. So there is no lock, no queue between
-tasks, and no state in which a cancellation could leave half a turn.
+Facts go up through `_turn`, which `_turns.py` adds, and `_reads.py` what reads; the loop's file adds what waits.
+Reading a link stops after a turn that filled something, and goes on when that has room again. So there is no lock, no
+queue between tasks, and no state in which a cancellation could leave half a turn.
 """
 
 from __future__ import annotations
@@ -12,31 +12,27 @@ import os
 import socket
 import ssl
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import zip_longest
 from typing import Any, Final
 
 from towline.core import (
-    KIB,
     Accepted,
     Drained,
-    Ended,
     Failed,
     Finished,
     Lost,
     Open,
     Opened,
-    Received,
     RemoteProtocolError,
     TowlineError,
 )
 from towline.drivers._config import Dialer
 from towline.drivers._links import Box, Link, delivered
 from towline.drivers._tls import Tls
+from towline.drivers._windows import Lease, Pool
 
-# One read. More leaves h11's fast range and keeps other links waiting (style.md §9). Windows for bodies of
-# known length (design.md §5) would be read in `_receive`, into a buffer of the pool instead of a new one.
-READ: Final = 64 * KIB
 # How long a link that sent its last byte is read on, so that a reset does not overtake that byte.
 GRACE: Final = 1.0
 
@@ -50,9 +46,12 @@ class Flow(ABC):
         self._links: dict[int, Link] = {}
         self._next_accepted = 2
         # What this turn queued on, for the flush at its end.
-        self._touched: set[Link] = set()
+        self._touched: list[Link] = []
         self._turning = False
         self._result: Finished[Any] | Failed | None = None
+        self._pool = Pool()
+        # Links that read, or are about to read, into windows.
+        self._streaming: set[Link] = set()
         # (when, link, phase): a link that is still in that phase then is given up. Settled ones are skipped.
         self._expiries: list[tuple[float, int, str]] = []
 
@@ -136,60 +135,8 @@ class Flow(ABC):
         elif link.accepted is not None:
             self._turn(Accepted(link.number, link.accepted, link.peer), link)
         else:
-            self._touched.add(link)
+            self._touch(link)
             self._turn(Opened(link.number), link)
-
-    def _receive(self, link: Link) -> bool:
-        """Read a link once, now that it is readable; return whether to go on reading it."""
-        if link.sock is None:
-            return False
-        try:
-            data = link.sock.recv(READ)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError as error:
-            self._lose(link, link.fault or reason(error))
-            return False
-        ended = not data
-        if link.tls is not None and data and not (link.deaf and link.open):
-            try:
-                data, ended = self._decrypt(link, link.tls, data)
-            except TowlineError as error:
-                self._lose(link, error.message, error.kind)
-                return False
-        if data and not link.deaf:
-            self._turn(Received(link.number, data), link)
-        if ended:
-            self._ended(link)
-        link.reading = not link.ended and not link.held_by and link.sock is not None
-        return link.reading
-
-    def _decrypt(self, link: Link, tls: Tls, data: bytes) -> tuple[bytes, bool]:
-        try:
-            plain, ended = tls.receive(data)
-        except TowlineError:
-            self._say(link, tls)
-            raise
-        self._say(link, tls)
-        if tls.ready and not link.open:
-            self._opened(link)
-        return plain, ended
-
-    def _ended(self, link: Link) -> None:
-        """The peer sends no more.
-
-        Over TLS this is told alike for close_notify and for a bare end of the connection: many servers leave
-        the first out, HTTP's own framing knows whether something is missing, and blobs are proved by digest.
-        """
-        if link.sock is None or link.ended:
-            return
-        if link.fault is not None or not link.open:
-            self._lose(link, link.fault or f"{link.peer} closed the connection before it was open")
-            return
-        link.ended = True
-        if not link.deaf:
-            self._turn(Ended(link.number), link)
-        self._settle(link)
 
     def _flush(self, link: Link) -> None:
         """Send what goes out now; ask for a writer if something is left."""
@@ -221,6 +168,8 @@ class Flow(ABC):
             elif link.ended or link.deaf:
                 self._lose(link, link.fault)
             done = True
+        if link.leases:
+            self._pass_on(link)
         if link.waiters and link.roomy:
             self._relieve(link)
         if done:
@@ -248,13 +197,20 @@ class Flow(ABC):
             self._release(link, reset=True)
             return
         link.shut = True
+        link.window = 0
         self._expire(link, self._linger, "closing")
         self._relieve(link)
         self._unhold(link)
         if self._turning:
-            self._touched.add(link)
+            self._touch(link)
         else:
             self._flush(link)
+
+    def _touch(self, link: Link) -> None:
+        """Flush the link at the turn's end."""
+        if not link.touched:
+            link.touched = True
+            self._touched.append(link)
 
     def _expire(self, link: Link, seconds: float, phase: str) -> None:
         """Give the link up if it is still in this phase then."""
@@ -281,10 +237,13 @@ class Flow(ABC):
             self._unwatch(link)
             link.close(reset=reset)
         link.discard()
+        if link.leases:
+            self._pass_on(link)
+        self._streaming.discard(link)
         self._relieve(link)
         for box in link.held_by:
-            box.waiters.discard(link)
-        link.held_by.clear()
+            box.waiters -= {link}
+        link.held_by = frozenset()
         if self._result is not None and not self._links:
             self._signal()
 
@@ -301,29 +260,84 @@ class Flow(ABC):
                 self._release(link, reset=bool(link.queued))
 
     # ── back-pressure ──────────────────────────────────────────────────────────
+    def _hold(self, link: Link, box: Box) -> None:
+        """Read the link no further until the box has room."""
+        link.held_by |= {box}
+        box.waiters |= {link}
+
     def _relieve(self, box: Box) -> None:
         """A box has room: the links that waited for it, and for nothing else, are read again."""
-        waiters, box.waiters = box.waiters, set()
+        waiters, box.waiters = box.waiters, frozenset()
         for link in waiters:
-            link.held_by.discard(box)
+            link.held_by -= {box}
             if not link.held_by:
                 self._read_on(link)
 
     def _unhold(self, link: Link) -> None:
         for box in link.held_by:
-            box.waiters.discard(link)
-        link.held_by.clear()
+            box.waiters -= {link}
+        link.held_by = frozenset()
         self._read_on(link)
 
     def _read_on(self, link: Link) -> None:
-        if link.sock is not None and not link.reading and not link.ended and not link.held_by:
-            link.reading = True
+        if link.sock is None or link.reading or link.ended or link.held_by or link.blocked:
+            return
+        link.reading = True
+        if link.tls is not None and link.tls.more:
+            # The socket does not tell of what is decrypted already.
+            self._post(lambda: self._resume(link))
+        else:
             self._start_reading(link)
+
+    def _resume(self, link: Link) -> None:
+        if self._receive(link):
+            self._start_reading(link)
+
+    # ── the law of windows ───────────────────────────────────────────────────────
+    def _lend(self, lease: Lease) -> None:
+        """The turn that filled a window is over: it comes back when all who were given of it have done with it."""
+        source = lease.source
+        source.lent += 1
+        for link in lease.links:
+            if not link.has_sent(mark := link.sent + link.queued):
+                if link.leases is None:
+                    link.leases = []
+                link.leases.append((mark, lease))
+                lease.holders += 1
+        # Whoever reads for a link is held by it; what workers have leaves room for three more.
+        lease.relayed = lease.holders > 0
+        source.relayed += lease.relayed
+        for thread in lease.threads:
+            lease.holders += 1
+            thread.put(lambda: self._post(lambda: self._done(lease)))
+        lease.holders += 1
+        self._done(lease)
+
+    def _pass_on(self, link: Link) -> None:
+        """A link has sent, or forgotten, what it had: the windows that were part of it come back."""
+        assert link.leases is not None
+        while link.leases and link.has_sent(link.leases[0][0]):
+            self._done(link.leases.pop(0)[1])
+
+    def _done(self, lease: Lease) -> None:
+        """One of a window's holders has done with it; after the last it is read into again."""
+        lease.holders -= 1
+        if lease.holders:
+            return
+        source = lease.source
+        source.lent -= 1
+        source.relayed -= lease.relayed
+        self._pool.give(lease.buffer)
+        self._read_on(source)
 
     # ── what the turns add ─────────────────────────────────────────────────────
     @abstractmethod
     def _turn(self, fact: Any, source: Link | None = None) -> None:
         """Hand the machine a fact and do what it wishes."""
+
+    @abstractmethod
+    def _receive(self, link: Link) -> bool:
+        """Read a link, now that it is readable; return whether to go on reading it."""
 
     @abstractmethod
     def _rearm(self) -> None:
@@ -337,6 +351,10 @@ class Flow(ABC):
     @abstractmethod
     def _signal(self) -> None:
         """Wake who waits for events or for the end."""
+
+    @abstractmethod
+    def _post(self, call: Callable[[], None]) -> None:
+        """Run a call on the loop, from any thread; silently nothing if the loop is over."""
 
     @abstractmethod
     def _start_opening(self, link: Link, wish: Open) -> None:

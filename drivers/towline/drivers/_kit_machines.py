@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from typing import Any
 
 from towline.core import (
@@ -14,10 +15,12 @@ from towline.core import (
     End,
     Ended,
     Feed,
+    Filled,
     Finished,
     Lost,
     Note,
     Open,
+    Opened,
     Plan,
     Proved,
     Received,
@@ -29,6 +32,7 @@ from towline.core import (
     Store,
     Transmit,
     Wake,
+    Window,
 )
 from towline.drivers._kit_peers import PATIENCE
 
@@ -45,7 +49,8 @@ class Small:
         self.wishes += wishes
 
     def handle(self, fact: Any, now: float) -> None:
-        self.facts.append(fact)
+        # A window's bytes are the driver's; what is kept of them is a copy.
+        self.facts.append(Filled(fact.link, memoryview(bytes(fact.view))) if isinstance(fact, Filled) else fact)
         self.take(fact, now)
 
     def take(self, fact: Any, now: float) -> None:
@@ -61,13 +66,15 @@ class Small:
 class Relay(Small):
     """Joins each accepted link to a new one; ends when both sides of the first pair have ended.
 
-    `share` puts the accepted links under Share.
+    `share` puts the accepted links under Share; `secure` opens the others over TLS.
     """
 
-    def __init__(self, port: int, *, share: bool = False) -> None:
+    def __init__(self, port: int, *, share: bool = False, host: str = "127.0.0.1", secure: bool = False) -> None:
         super().__init__()
         self.port = port
         self.share = share
+        self.host = host
+        self.secure = secure
         self.other: dict[int, int] = {}
         self.ended: set[int] = set()
 
@@ -77,7 +84,7 @@ class Relay(Small):
             self.other |= {fact.link: out, out: fact.link}
             if self.share:
                 self.wish(Share(fact.link))
-            self.wish(Open(out, "127.0.0.1", self.port, False))
+            self.wish(Open(out, self.host, self.port, self.secure))
         elif isinstance(fact, Received):
             self.wish(Transmit(self.other[fact.link], fact.data))
         elif isinstance(fact, Ended):
@@ -87,6 +94,44 @@ class Relay(Small):
                 self.wish(Finished("relayed"))
         elif isinstance(fact, Lost):
             self.wish(Drop(self.other[fact.link]))
+
+
+class Windows:
+    """What a machine of the kit owes of windows: `size` bytes on each link, wished for as long as some are owed."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.owed: dict[int, int] = {}
+
+    def begin(self, link: int) -> list[Window]:
+        """A link may bring its body."""
+        self.owed[link] = self.size
+        return [Window(link, self.size)]
+
+    def took(self, fact: Filled | Received) -> tuple[Data, list[Window]]:
+        """Return a fact's bytes, and the next wish if more are owed."""
+        owed = self.owed.get(fact.link, 0)
+        data = fact.data if isinstance(fact, Received) else fact.view
+        assert isinstance(fact, Received) or 0 < len(data) <= owed, f"{len(data)} bytes in a window of {owed}"
+        self.owed[fact.link] = max(owed - len(data), 0)
+        return data, [Window(fact.link, owed - len(data))] if owed > len(data) else []
+
+
+class WindowRelay(Relay):
+    """A relay that reads the first `size` bytes of each side through windows, also before the other side is open."""
+
+    def __init__(self, port: int, size: int, *, host: str = "127.0.0.1", secure: bool = False) -> None:
+        super().__init__(port, host=host, secure=secure)
+        self.windows = Windows(size)
+
+    def take(self, fact: Any, now: float) -> None:
+        if isinstance(fact, Filled | Received):
+            data, more = self.windows.took(fact)
+            self.wish(Transmit(self.other[fact.link], data), *more)
+            return
+        super().take(fact, now)
+        if isinstance(fact, Accepted | Opened):
+            self.wish(*self.windows.begin(fact.link))
 
 
 class Parting(Small):
@@ -155,10 +200,11 @@ class Talks(Small):
 
 
 class SumPlan(Plan, frozen=True):
-    """A stream that proves SHA-256 and can be slow: `gate` is waited for before each buffer."""
+    """A stream that proves SHA-256 and can be slow: `gate` is waited for before each buffer, then `pause` seconds."""
 
     digest: str
     gate: threading.Event | None = None
+    pause: float = 0.0
 
 
 class Sum:
@@ -173,6 +219,8 @@ class Sum:
         assert self._thread == threading.get_ident(), "a stream was touched by two threads"
         if self._plan.gate is not None:
             self._plan.gate.wait(PATIENCE)
+        if self._plan.pause:
+            time.sleep(self._plan.pause)
         self._hash.update(data)
 
     def end(self) -> str:
@@ -230,3 +278,20 @@ class Hashes(Small):
             self.wish(End(1))
         elif isinstance(fact, Proved | Refused):
             self.wish(Finished(fact))
+
+
+class WindowHashes(Hashes):
+    """Hashes that reads the first `size` bytes through windows."""
+
+    def __init__(self, plan: SumPlan, expected: int | None, size: int) -> None:
+        super().__init__(plan, expected)
+        self.windows = Windows(size)
+
+    def take(self, fact: Any, now: float) -> None:
+        if isinstance(fact, Accepted):
+            self.wish(*self.windows.begin(fact.link))
+        elif isinstance(fact, Filled | Received):
+            data, more = self.windows.took(fact)
+            self.wish(Feed(1, data), Store(1, data), *more)
+        else:
+            super().take(fact, now)

@@ -6,15 +6,19 @@ import hashlib
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Generator
-from contextlib import closing, contextmanager
-from typing import Final, TypeAlias
+from contextlib import AbstractAsyncContextManager, closing, contextmanager
+from typing import Any, Final, TypeAlias
 
 from towline.core import KIB
+from towline.drivers._config import Listener
 
 # Long enough for a busy machine, short enough to call it a lock.
 PATIENCE: Final = 20.0
 
+OpenPump: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
+HERE: Final = {"in": Listener("127.0.0.1", 0)}
 Play: TypeAlias = Callable[[socket.socket], object]
 
 
@@ -26,25 +30,25 @@ class Peers:
         self._faults: list[BaseException] = []
         self._sockets: list[socket.socket] = []
 
-    def serve(self, play: Play, *, small: bool = False) -> int:
-        """Listen, play the first connection, and return the port."""
+    def serve(self, play: Play, *, small: bool = False, size: int = 4 * KIB) -> int:
+        """Listen, play the first connection, and return the port; `small` gives it buffers of `size` bytes."""
         listener = socket.create_server(("127.0.0.1", 0))
         self._sockets.append(listener)
         if small:
             # Inherited by what it accepts, and only before listening does it bound the window.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * KIB)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
         listener.settimeout(PATIENCE)
         self.run(lambda: self._play(listener.accept()[0], play))
         port: int = listener.getsockname()[1]
         return port
 
-    def dial(self, port: int, play: Play, *, small: bool = False) -> None:
+    def dial(self, port: int, play: Play, *, small: bool = False, size: int = 4 * KIB) -> None:
         """Connect, and play that connection."""
         sock = socket.socket()
         if small:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * KIB)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 * KIB)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
         sock.settimeout(PATIENCE)
         sock.connect(("127.0.0.1", port))
         self.run(lambda: self._play(sock, play))
@@ -100,6 +104,18 @@ def read_all(sock: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
+def read_exactly(sock: socket.socket, size: int, *, slowly: bool = False) -> bytes:
+    """Read so many bytes, or to the end if that comes first; slowly is to pause for the other side's backlog."""
+    pieces, left, pauses = list[bytes](), size, [size, size // 2] if slowly else []
+    while left and (piece := sock.recv(min(left, 64 * KIB))):
+        pieces.append(piece)
+        left -= len(piece)
+        if pauses and left < pauses[0]:
+            pauses.pop(0)
+            time.sleep(0.15)
+    return b"".join(pieces)
+
+
 def both_ways(sock: socket.socket, words: bytes) -> bytes:
     """Send `words` and a half-close while reading until the peer ends."""
 
@@ -132,3 +148,24 @@ def open_files() -> int:
         return len(os.listdir("/proc/self/fd"))
     except OSError:
         return 0
+
+
+async def rests(value: Callable[[], int], seconds: float = 0.3) -> int:
+    """Wait until a number has been the same (and not 0) for a while, and return it."""
+    import anyio
+
+    seen, quiet = -1, 0.0
+    while quiet < seconds:
+        await anyio.sleep(0.05)
+        quiet = quiet + 0.05 if value() == seen and seen else 0.0
+        seen = value()
+    return seen
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    import anyio
+
+    with anyio.fail_after(PATIENCE):
+        while not condition():
+            await anyio.sleep(0.005)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from towline.core import KIB, Data
 from towline.drivers._tls import Tls
+
+if TYPE_CHECKING:
+    from towline.drivers._windows import Lease
 
 # A link whose queue passes HIGH holds the links that fill it until it is down to LOW: two thirds of a link's
 # memory, and low enough that a slow reader holds its sender within a few round trips.
@@ -20,6 +22,13 @@ LOW: Final = 128 * KIB
 JOIN: Final = 64 * KIB
 # Linux takes 1024 pieces in one sendmsg; 64 of them are already more than a socket buffer.
 PIECES: Final = 64
+# One read: a head fits into HEAD, and what follows it in the same read goes through h11 at a copy's price; while reads
+# come back full, they are BULK. More leaves h11's fast range and keeps other links waiting (style.md §9).
+HEAD: Final = 16 * KIB
+BULK: Final = 64 * KIB
+# A link reads into one window at a time, and into up to four while all of them are with workers: receiving and
+# hashing overlap.
+RING: Final = 4
 
 
 class Box:
@@ -28,8 +37,8 @@ class Box:
     __slots__ = ("waiters",)
 
     def __init__(self) -> None:
-        # Links whose reading is paused until this has room.
-        self.waiters: set[Link] = set()
+        # Links whose reading is paused until this has room. Replaced and not grown: nearly all have none, for free.
+        self.waiters: frozenset[Link] = frozenset()
 
     @property
     def full(self) -> bool:
@@ -42,22 +51,29 @@ class Link(Box):
     __slots__ = (
         "_parted",
         "accepted",
+        "appetite",
         "cancel",
         "deaf",
         "early",
         "ended",
         "fault",
         "held_by",
+        "leases",
+        "lent",
         "number",
         "open",
         "peer",
         "pieces",
         "queued",
         "reading",
+        "relayed",
+        "sent",
         "shared",
         "shut",
         "sock",
         "tls",
+        "touched",
+        "window",
         "writing",
     )
 
@@ -83,12 +99,23 @@ class Link(Box):
         self.writing = False
         # Why sending failed; told as Lost once what the peer had sent before is read.
         self.fault: str | None = None
-        self.held_by: set[Box] = set()
+        self.held_by: frozenset[Box] = frozenset()
         # What goes on the wire, and what waits to be encrypted: until the link is open, and then until the turn's
-        # flush, so that small pieces share a TLS record. `queued` counts both.
-        self.pieces: deque[Data] = deque()
+        # flush, so that small pieces share a TLS record. `queued` counts both, `sent` what has left (or is forgotten).
+        self.pieces: list[Data] = []
         self.early: list[Data] = []
         self.queued = 0
+        self.sent = 0
+        # It is flushed at the turn's end.
+        self.touched = False
+        # How much the next plain read takes, and what the machine wished a window for: 0 is no window.
+        self.appetite = HEAD
+        self.window = 0
+        # Windows read from it that are out, and how many of those some link has yet to send.
+        self.lent = 0
+        self.relayed = 0
+        # Windows that this link has yet to send, each with what `sent` will then be.
+        self.leases: list[tuple[int, Lease]] | None = None
         # Stops the task that opens it.
         self.cancel: Callable[[], object] | None = None
 
@@ -128,15 +155,17 @@ class Link(Box):
 
     def _seal(self, tls: Tls) -> None:
         """Encrypt what waits, and say goodbye after the last of it. Raises OSError (ssl.SSLError is one)."""
-        early, self.early = self.early, []
-        waiting = sum(map(len, early))
-        self.queued -= waiting
-        for data in [b"".join(early)] if waiting <= JOIN else early:
-            tls.send(data)
+        if self.early:
+            early, self.early = self.early, []
+            waiting = sum(map(len, early))
+            self.queued -= waiting
+            for data in [b"".join(early)] if waiting <= JOIN else early:
+                for sealed in tls.seal(data):
+                    self.put(sealed)
         if self.shut and not self._parted:
             self._parted = True
             tls.close()
-        self.put(tls.output())
+            self.put(tls.output())
 
     def flush(self) -> bool:
         """Send what the socket takes without waiting; return whether all of it is sent. Raises OSError."""
@@ -147,31 +176,46 @@ class Link(Box):
         try:
             while pieces:
                 if len(pieces) > 1 and self.queued <= JOIN:
-                    joined = b"".join(pieces)
-                    pieces.clear()
-                    pieces.append(joined)
+                    pieces[:] = (b"".join(pieces),)
                 if len(pieces) == 1:
                     self._sent(self.sock.send(pieces[0]))
                 else:
-                    self._sent(self.sock.sendmsg([pieces[i] for i in range(min(len(pieces), PIECES))]))
+                    self._sent(self.sock.sendmsg(pieces[:PIECES]))
         except (BlockingIOError, InterruptedError):
             return False
         return True
 
     def _sent(self, count: int) -> None:
         self.queued -= count
+        self.sent += count
+        pieces, gone = self.pieces, 0
         while count:
-            first = self.pieces[0]
+            first = pieces[gone]
             if count < len(first):
-                self.pieces[0] = memoryview(first)[count:]
-                return
-            count -= len(self.pieces.popleft())
+                pieces[gone] = memoryview(first)[count:]
+                break
+            count -= len(first)
+            gone += 1
+        del pieces[:gone]
+
+    def has_sent(self, mark: int) -> bool:
+        """Whether all that was transmitted when `sent + queued` was `mark` has left.
+
+        What waits to be encrypted counts less than it will on the wire, so before that the mark says nothing.
+        """
+        return not self.early and self.sent >= mark
 
     def discard(self) -> None:
         """Forget what is queued."""
         self.pieces.clear()
         self.early.clear()
+        self.sent += self.queued
         self.queued = 0
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the window that is wished must wait for one that is out."""
+        return bool(self.window) and (self.relayed > 0 or self.lent >= RING)
 
     def close(self, *, reset: bool) -> None:
         """Close the socket; with a reset, so that the peer does not take a cut for an end."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ssl
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from towline.core import Data, RemoteProtocolError
@@ -15,16 +16,18 @@ from towline.drivers._guard import literal
 
 # One TLS record is 16 KiB at most (RFC 8446 §5.1); OpenSSL never returns more from one read.
 RECORD = 16 * 1024
+# What goes through a BIO at a time: it keeps the room of the most it ever held, and this much stays in a core's cache.
+SLICE = 64 * 1024
 
 
 class Tls:
     """One side of one TLS connection.
 
-    `start()`, then `receive()` until `ready`; `send()` and `receive()` as the link lives; `close()` says that
-    we send no more. `output()` has the bytes for the wire after each of them.
+    `start()`, then `receive()` until `ready`; `seal()` and `receive()` or `fill()` as the link lives; `close()` says
+    that we send no more. `output()` has the bytes for the wire after each of them.
     """
 
-    __slots__ = ("_from_wire", "_ssl", "_to_wire", "_what", "ready")
+    __slots__ = ("_from_wire", "_ssl", "_to_wire", "_what", "more", "ready")
 
     def __init__(self, context: ssl.SSLContext, *, server_name: str | None) -> None:
         """`server_name` is the host to verify on the client's side, None on the server's."""
@@ -38,6 +41,8 @@ class Tls:
             server_hostname=server_name,
         )
         self.ready = False
+        # There may be plaintext that the last window had no room for; the socket does not tell of it again.
+        self.more = False
 
     def start(self) -> None:
         """Begin the handshake."""
@@ -48,6 +53,7 @@ class Tls:
 
         Raises: RemoteProtocolError "tls-error"; `output()` may still hold the alert that tells the peer why
         """
+        self.more = False
         self._from_wire.write(data)
         if not self.ready:
             self._shake()
@@ -58,18 +64,50 @@ class Tls:
             while piece := self._ssl.read(RECORD):
                 pieces.append(piece)
         except ssl.SSLWantReadError:
-            return b"".join(pieces), False
-        except ssl.SSLZeroReturnError:
-            pass
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces), False
         except ssl.SSLError as error:
-            raise RemoteProtocolError("tls-error", f"TLS with {self._what} broke: {_reason(error)}") from None
+            raise self._broken(error) from None
         return b"".join(pieces), True
 
-    def send(self, data: Data) -> None:
-        """Encrypt; the connection must be ready. The BIO has no bound, so all of it is taken. Raises ssl.SSLError."""
+    def fill(self, window: memoryview, data: memoryview) -> tuple[int, bool]:
+        """Take ciphertext and decrypt into a window, as far as it goes; the connection must be ready.
+
+        Return how many bytes of the window are filled, and whether the peer said that it sends no more. `more` says
+        whether there may be plaintext for which the window had no room.
+        Raises: as `receive`
+        """
+        count, room = 0, len(window)
+        while True:
+            # The BIO keeps the room of the most it ever held.
+            self._from_wire.write(data[:SLICE])
+            data = data[SLICE:]
+            try:
+                while count < room:
+                    taken = self._read(room - count, window[count:])
+                    if not taken:
+                        self.more = False
+                        return count, True
+                    count += taken
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError as error:
+                raise self._broken(error) from None
+            self.more = count == room
+            if self.more or not data:
+                self._from_wire.write(data)
+                return count, False
+
+    def _read(self, count: int, window: memoryview) -> int:
+        """Decrypt one record's worth into a window; 0 is close_notify."""
+        taken: Any = self._ssl.read(count, window)
+        return int(taken)
+
+    def seal(self, data: Data) -> Iterator[bytes]:
+        """Encrypt, and yield the bytes for the wire; the connection must be ready. Raises ssl.SSLError."""
         view = memoryview(data)
         while view:
-            view = view[self._ssl.write(view) :]
+            view = view[self._ssl.write(view[:SLICE]) :]
+            yield self._to_wire.read()
 
     def close(self) -> None:
         """Say close_notify. Reading goes on."""
@@ -78,6 +116,9 @@ class Tls:
         except ssl.SSLError:
             # WantRead: ours is said, the peer's has not come. Anything else: the connection is beyond manners.
             pass
+
+    def _broken(self, error: ssl.SSLError) -> RemoteProtocolError:
+        return RemoteProtocolError("tls-error", f"TLS with {self._what} broke: {_reason(error)}")
 
     def output(self) -> bytes:
         """Return the bytes for the wire, once."""

@@ -36,8 +36,9 @@ from towline.core import (
     Window,
 )
 from towline.drivers._config import BlobStore, Dialer, Listener
-from towline.drivers._flow import Flow, place, reason
-from towline.drivers._links import Box, Link, listening
+from towline.drivers._flow import place, reason
+from towline.drivers._links import HIGH, Box, Link, listening
+from towline.drivers._reads import Reads
 from towline.drivers._tls import Contexts, server_context
 from towline.drivers._worker import Build, Streams, default_build
 
@@ -59,7 +60,7 @@ class _Events(Box):
         return len(self.waiting) >= EVENTS
 
 
-class Turns(Flow):
+class Turns(Reads):
     """One machine, its links and its streams."""
 
     def __init__(
@@ -84,8 +85,8 @@ class Turns(Flow):
         )
         self._events = _Events()
         self._facts: deque[Any] = deque()
-        # What this turn queued on, for the law of back-pressure.
-        self._filled: set[Box] = set()
+        # The streams that this turn fed, for the law of back-pressure.
+        self._fed: set[Box] = set()
         self._armed = inf
 
     def __repr__(self) -> str:
@@ -112,42 +113,48 @@ class Turns(Flow):
     # ── turns ──────────────────────────────────────────────────────────────────
     def _turn(self, fact: Any, source: Link | None = None) -> None:
         """Hand over one fact and do what the machine wishes; facts that arise meanwhile follow at once."""
-        self._facts.append(fact)
+        facts = self._facts
+        facts.append(fact)
         if self._turning:
             return
         self._turning = True
         # A shared link is not held by what its turn filled; so its machine is told also of what left at once.
         shared = source is not None and source.shared
+        machine, events, touched = self._machine, self._events.waiting, self._touched
+        said, full = False, self._fed
         try:
-            while self._facts:
+            while facts:
                 if self._result is not None:
-                    self._facts.clear()
+                    facts.clear()
                     break
-                self._machine.handle(self._facts.popleft(), self._now())
-                while (wish := self._machine.poll()) is not None:
+                machine.handle(facts.popleft(), self._now())
+                while (wish := machine.poll()) is not None:
                     do = DO.get(type(wish))
                     if do is None:
-                        self._events.waiting.append(wish)
+                        events.append(wish)
+                        said = True
                     else:
                         do(self, wish)
-                while self._touched:
-                    link = self._touched.pop()
+                for link in touched:
+                    link.touched = False
                     self._flush(link)
                     if shared and link.empty and not link.shared:
-                        self._facts.append(Drained(link.number))
+                        facts.append(Drained(link.number))
+                    if link.queued > HIGH:
+                        full.add(link)
+                touched.clear()
                 shared = False
         finally:
             self._turning = False
-        if self._events.waiting or self._result is not None:
+        if said or self._result is not None:
             self._signal()
-            self._filled.add(self._events)
-        if self._filled:
-            if source is not None and not source.shared and not source.deaf:
-                for box in self._filled:
-                    if box.full:
-                        source.held_by.add(box)
-                        box.waiters.add(source)
-            self._filled.clear()
+        if source is not None and not source.shared and not source.deaf:
+            if len(events) >= EVENTS:
+                self._hold(source, self._events)
+            for box in full:
+                if box.full:
+                    self._hold(source, box)
+        full.clear()
         self._rearm()
 
     def _rearm(self) -> None:
@@ -190,14 +197,20 @@ class Turns(Flow):
         if link is not None and not link.deaf:
             link.transmit(wish.data)
             self._touch(link)
+            if self._lease is not None:
+                self._lease.links.add(link)
 
     def _window(self, wish: Window) -> None:
-        """Windows are a driver's choice: a read into one that is not there is a plain read."""
+        link = self._links.get(wish.link)
+        if link is not None and not link.deaf and not link.shared and wish.limit > 0:
+            link.window = wish.limit
+            self._streaming.add(link)
 
     def _share(self, wish: Share) -> None:
         link = self._links.get(wish.link)
         if link is not None:
             link.shared = True
+            self._forget_window(link)
             self._relieve(link)
             self._unhold(link)
 
@@ -222,8 +235,12 @@ class Turns(Flow):
 
     def _bulk(self, wish: Feed | Store | End) -> None:
         ring = self._streams.act(wish)
-        if ring is not None:
-            self._filled.add(ring)
+        if ring is None or ring.thread is None:
+            return
+        if self._lease is None:
+            self._fed.add(ring)
+        else:
+            self._lease.threads.add(ring.thread)
 
     def _abandon(self, wish: Abandon) -> None:
         self._streams.abandon(wish)
@@ -237,10 +254,6 @@ class Turns(Flow):
             if not link.deaf:
                 self._let_go(link)
         self._signal()
-
-    def _touch(self, link: Link) -> None:
-        self._touched.add(link)
-        self._filled.add(link)
 
     # ── the pump's own life ────────────────────────────────────────────────────
     def _listen(self) -> None:
@@ -290,10 +303,6 @@ class Turns(Flow):
     @abstractmethod
     def _alarm(self, at: float) -> None:
         """Call `_rang` at this instant; it replaces an alarm that would have rung later."""
-
-    @abstractmethod
-    def _post(self, call: Callable[[], None]) -> None:
-        """Run a call on the loop, from any thread; silently nothing if the loop is over."""
 
     @abstractmethod
     def _unlisten(self, sock: socket.socket) -> None:

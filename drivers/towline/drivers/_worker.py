@@ -41,7 +41,7 @@ Act: TypeAlias = Literal["feed", "store", "end", "abandon"]
 INLINE: Final = 256 * KIB
 # What is between the loop and a worker: four reads of 64 KiB that are fed and stored, so that receiving and hashing
 # overlap and memory stays bounded. Counted in bytes, because a chunked body comes in pieces of any size; ENTRY is
-# what a piece costs beside them.
+# what a piece costs beside them. Windows are counted by the piece, by who lent them.
 RING: Final = 512 * KIB
 ROOM: Final = 256 * KIB
 ENTRY: Final = 512
@@ -52,7 +52,7 @@ class Ring(Box):
 
     __slots__ = ("abandoned", "given", "taken", "thread", "wanted", "work")
 
-    def __init__(self, work: _Work, thread: _Thread | None) -> None:
+    def __init__(self, work: _Work, thread: Thread | None) -> None:
         super().__init__()
         self.work = work
         self.thread = thread
@@ -95,7 +95,7 @@ class Streams:
         self._post = post
         self._most = most_threads or cores()
         self._rings: dict[int, Ring] = {}
-        self._threads: list[_Thread] = []
+        self._threads: list[Thread] = []
 
     def begin(self, wish: Begin) -> None:
         """Make a stream ready; nothing is built before its thread takes it up."""
@@ -183,10 +183,10 @@ class Streams:
             self._relieve(ring)
             self._deliver(verdict)
 
-    def _thread(self) -> _Thread:
+    def _thread(self) -> Thread:
         idle = min(self._threads, key=lambda thread: thread.streams, default=None)
         if idle is None or (idle.streams and len(self._threads) < self._most):
-            idle = _Thread()
+            idle = Thread()
             self._threads.append(idle)
         idle.streams += 1
         return idle
@@ -260,8 +260,8 @@ class _Work:
                 pass
 
 
-class _Thread:
-    """A worker thread and the calls it has to make."""
+class Thread:
+    """A worker thread and the calls it has to make, in order."""
 
     def __init__(self) -> None:
         # Streams that are pinned to it, counted on the loop.

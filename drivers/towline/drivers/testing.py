@@ -11,11 +11,11 @@ import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
-from contextlib import AbstractAsyncContextManager, closing
-from typing import Any, Final, TypeAlias
+from contextlib import closing
+from typing import Any, Final
 
 from towline.core import KIB, MIB, Accepted, Drained, Lost, Open, Opened, Proved, Received, Refused
-from towline.drivers._config import Dialer, Listener
+from towline.drivers._config import Dialer
 from towline.drivers._kit_machines import (
     Alarms,
     Dials,
@@ -32,7 +32,9 @@ from towline.drivers._kit_machines import (
     build_sum,
 )
 from towline.drivers._kit_peers import (
+    HERE,
     PATIENCE,
+    OpenPump,
     Peers,
     both_ways,
     digest,
@@ -40,12 +42,12 @@ from towline.drivers._kit_peers import (
     open_files,
     peers,
     read_all,
+    rests,
+    until,
 )
+from towline.drivers._kit_windows import WINDOW_CHECKS
 
-__all__ = ["CHECKS", "Peers", "Small", "check_driver", "digest", "peers", "read_all"]
-
-OpenPump: TypeAlias = Callable[..., AbstractAsyncContextManager[Any]]
-HERE: Final = {"in": Listener("127.0.0.1", 0)}
+__all__ = ["CHECKS", "Peers", "Small", "check_driver", "digest", "peers", "read_all", "rests", "until"]
 
 
 # ── checks ─────────────────────────────────────────────────────────────────────
@@ -147,7 +149,7 @@ async def check_held(open_pump: OpenPump) -> None:
         port = crowd.serve(slow, small=True)
         async with open_pump(Relay(port), listeners=HERE) as pump:
             crowd.dial(pump.ports["in"], pushes)
-            before = await _rests(lambda: sent[0])
+            before = await rests(lambda: sent[0])
             # The sockets' own buffers take a few MiB on loopback; the driver may add its high-water mark.
             assert 0 < before < 16 * MIB, f"{before} bytes were taken for a reader that reads nothing"
             go.set()
@@ -201,7 +203,7 @@ async def check_dead_links(open_pump: OpenPump) -> None:
                 dropped += 1
                 if dropped == 3:
                     break
-            await _rests(lambda: len(machine.facts))
+            await rests(lambda: len(machine.facts))
     assert sorted(type(fact).__name__ for fact in machine.facts) == ["Accepted"] * 3 + ["Received"] * 3 + ["Wake"]
     assert len({fact.link for fact in machine.facts if isinstance(fact, Received)}) == 3
     assert all(fact.link % 2 == 0 for fact in machine.facts if isinstance(fact, Accepted))
@@ -280,10 +282,10 @@ async def check_stream_holds(open_pump: OpenPump) -> None:
     with peers() as crowd:
         async with open_pump(Hashes(plan, None), listeners=HERE, build=build_sum, store=keeper) as pump:
             crowd.dial(pump.ports["in"], pushes)
-            before = await _rests(lambda: sent[0])
+            before = await rests(lambda: sent[0])
             assert 0 < before < 32 * MIB, f"{before} bytes were taken for a stream that takes none"
             gate.set()
-            await _until(lambda: sent[0] > before + MIB)
+            await until(lambda: sent[0] > before + MIB)
     assert keeper.ends == {plan.digest: "aborted"}
 
 
@@ -301,8 +303,8 @@ async def check_cancelled(open_pump: OpenPump) -> None:
             await _Cut(_converse(open_pump, plan), step, scope.cancel)
             finished = True
         assert finished or scope.cancelled_caught
-        await _until(lambda before=threads: threading.active_count() <= before)  # type: ignore[misc]
-        await _until(lambda before=sockets: open_files() <= before)  # type: ignore[misc]
+        await until(lambda before=threads: threading.active_count() <= before)  # type: ignore[misc]
+        await until(lambda before=sockets: open_files() <= before)  # type: ignore[misc]
     assert step > 3, f"cancelled at {step} checkpoints only"
 
 
@@ -318,7 +320,7 @@ async def _converse(open_pump: OpenPump, plan: SumPlan) -> None:
             with closing(socket.create_connection(("127.0.0.1", relay.ports["in"]))) as near:
                 near.sendall(b"x" * 1000)
                 near.shutdown(socket.SHUT_WR)
-                await _until(lambda: any(isinstance(fact, Opened) for fact in machine.facts))
+                await until(lambda: any(isinstance(fact, Opened) for fact in machine.facts))
                 with closing(server.accept()[0]) as far:
                     far.shutdown(socket.SHUT_WR)
                     await relay.finished()
@@ -364,6 +366,7 @@ CHECKS: Final[tuple[Callable[[OpenPump], Awaitable[None]], ...]] = (
     check_dead_links,
     check_streams,
     check_stream_holds,
+    *WINDOW_CHECKS,
     check_cancelled,
 )
 
@@ -375,25 +378,3 @@ async def check_driver(open_pump: OpenPump) -> None:
     for check in CHECKS:
         with anyio.fail_after(3 * PATIENCE):
             await check(open_pump)
-
-
-# ── what the checks use ────────────────────────────────────────────────────────
-async def _rests(value: Callable[[], int], seconds: float = 0.3) -> int:
-    """Wait until a number has been the same (and not 0) for a while, and return it."""
-    import anyio
-
-    seen, quiet = -1, 0.0
-    while quiet < seconds:
-        await anyio.sleep(0.05)
-        quiet = quiet + 0.05 if value() == seen and seen else 0.0
-        seen = value()
-    return seen
-
-
-async def _until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    import anyio
-
-    with anyio.fail_after(PATIENCE):
-        while not condition():
-            await anyio.sleep(0.005)
