@@ -116,6 +116,18 @@ _CONTROL = re.compile(r"[^\x21-\x7e]|[\\#]")
 _TAIL = re.compile(r"[A-Za-z0-9._\-/:@+=~]*")
 
 
+def target_reason(url: str) -> str | None:
+    """Return the rule by which no request for this target gets through, whatever the accept file says."""
+    path = url.partition("?")[0]
+    if not url.startswith("/") or _CONTROL.search(url):
+        return "1"
+    if path != "/" and any(segment in ("", ".", "..") for segment in path[1:].split("/")):
+        return "2"
+    if ";" in path or re.search(r"%(?![0-9A-Fa-f]{2})", url):
+        return "2"
+    return None
+
+
 def reason(case: dict[str, Any], rules: list[dict[str, Any]], ours: int) -> str | None:
     """Return the rule of security.md §5 by which a request may be decided otherwise, or None if there is none."""
     asked, theirs = case["request"], case["match"]
@@ -127,20 +139,15 @@ def reason(case: dict[str, Any], rules: list[dict[str, Any]], ours: int) -> str 
     rule = rules[theirs]
     conditions = rule.get("valid", [])
     fixed = re.split(r"[:*(]", rule.get("path", "/"))[0]
-    if not url.startswith("/") or _CONTROL.search(url):
-        return "1"
-    segments = path[1:].split("/")
-    if any(segment in ("", ".", "..") for segment in segments) and path != "/":
-        return "2"
-    if ";" in path or re.search(r"%(?![0-9A-Fa-f]{2})", url):
-        return "2"
+    if (found := target_reason(url)) is not None:
+        return found
     if not asked["method"].isupper():
         return "9"
     if not path.startswith(fixed) and path.lower().startswith(fixed.lower()):
         return "3"
     if "%" in path[: len(fixed)]:
         return "3"
-    if _bad_tail(path[len(fixed) :], named=":" in rule.get("path", "/")):
+    if bad_tail(path[len(fixed) :], named=":" in rule.get("path", "/")):
         return "4"
     if any(segment in ("", ".", "..") for segment in query.split("/")[1:]):
         return "6"
@@ -149,7 +156,7 @@ def reason(case: dict[str, Any], rules: list[dict[str, Any]], ours: int) -> str 
     return "7" if any("path" in entry for entry in conditions) else None
 
 
-def _bad_tail(tail: str, *, named: bool) -> bool:
+def bad_tail(tail: str, *, named: bool = False) -> bool:
     """Whether what follows the fixed part, decoded once, holds what may not be in it."""
     decoded = unquote(tail, "latin-1")
     if not _TAIL.fullmatch(decoded) or (named and "%2f" in tail.lower()):

@@ -1,7 +1,8 @@
-"""Run a folder of registry vectors against the parsers: `python tests/vectors/run.py DIR`.
+"""Run a folder of vectors: `python tests/vectors/run.py DIR`.
 
 Takes any folder with files of the format `registry-vectors/1`, told apart by their `kind`; transcripts are played
-for the registry types that have a dialect. Prints a line for each
+for the registry types that have a dialect. Recorded broker sessions (`*.jsonl`) are played in both roles, and files
+with the established matcher's verdicts decided (broker_player, broker_filters). Prints a line for each
 file with what passed and failed, and each failure with what was expected and what came. Ends with 0 when all
 passed, 1 when one failed, 2 when there was nothing to run.
 """
@@ -36,7 +37,7 @@ from towline.core.registry import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from vectors import transcripts
+from vectors import broker_filters, broker_run, transcripts
 
 Vector = dict[str, Any]
 
@@ -152,8 +153,12 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1 or not Path(arguments[0]).is_dir():
         print("usage: run.py DIR", file=sys.stderr)
         return 2
-    ran = failures = 0
+    ran, failures = broker_run.run_sessions(Path(arguments[0]))
     for path, document in load(Path(arguments[0])):
+        if broker_filters.is_filters(document):
+            compared, differing = broker_run.run_filters(path.name, document)
+            ran, failures = ran + compared, failures + differing
+            continue
         kind = document.get("kind", document.get("format", "unknown"))
         if document.get("format") == FORMAT and kind == "transcript" and transcripts.playable(document):
             scenarios = document["scenarios"]
