@@ -65,6 +65,9 @@ class Tls:
                 pieces.append(piece)
         except ssl.SSLWantReadError:
             return pieces[0] if len(pieces) == 1 else b"".join(pieces), False
+        except ssl.SSLZeroReturnError:
+            # So if we have said close_notify, too; an empty read if only the peer has.
+            pass
         except ssl.SSLError as error:
             raise self._broken(error) from None
         return b"".join(pieces), True
@@ -85,11 +88,13 @@ class Tls:
                 while count < room:
                     taken = self._read(room - count, window[count:])
                     if not taken:
-                        self.more = False
-                        return count, True
+                        raise ssl.SSLZeroReturnError
                     count += taken
             except ssl.SSLWantReadError:
                 pass
+            except ssl.SSLZeroReturnError:
+                self.more = False
+                return count, True
             except ssl.SSLError as error:
                 raise self._broken(error) from None
             self.more = count == room
