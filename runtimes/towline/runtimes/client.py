@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import anyio
+import msgspec
 from anyio.abc import TaskStatus
 
-from towline.core import LIMITS, Entropy, Note
-from towline.core.broker import BrokerClient, BrokerClientConfig, Stop, TunnelsEnded
+from towline.core import LIMITS, Entropy, Limits, Note, RemoteProtocolError
+from towline.core.broker import BrokerClient, BrokerClientConfig, RulesRead, RulesWanted, Stop, TunnelsEnded
 from towline.drivers import Dialer, Driver, Listener
 from towline.runtimes.logs import Log
 
@@ -23,16 +25,19 @@ async def serve_client(
     stop: anyio.Event,
     dialer: Dialer | None = None,
     drain_seconds: float = LIMITS.drain,
+    limits: Limits = LIMITS,
+    reread: Callable[[], RulesRead] | None = None,
     task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a broker client until `stop` is set, then finish what is under way within the drain time.
 
-    Starts with the port of its own face; the tunnels come up afterwards, and come back by themselves.
-    Raises:  TowlineError("invalid-configuration") for an address that cannot be read or a port that is taken
+    Starts with the port of its own face; the tunnels come up afterwards, and come back by themselves. `reread` reads
+    the accept files again; without it the rules are those of the start.
+    Raises:  TowlineError("invalid-configuration") for an address that cannot be read or a port that is taken,
+             "tunnel-refused" when no tunnel of any connection could be opened in all its attempts
     """
-    machine = BrokerClient(config, entropy=Entropy(os.urandom(32)))
-    for warning in config.rules.warnings:
-        log.say("warning", "rule without effect", rule=warning)
+    config = msgspec.structs.replace(config, note_passages=log.shows("debug"))
+    machine = BrokerClient(config, entropy=Entropy(os.urandom(32)), limits=limits)
     async with driver.open_pump(machine, dialer=dialer, listeners={"client": listener}) as pump:
         port = pump.ports["client"]
         served = config.served()
@@ -43,7 +48,7 @@ async def serve_client(
         )  # fmt: skip
         task_status.started(port)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_log_all, pump, log)
+            tasks.start_soon(_hear, pump, log, reread)
             await stop.wait()
             pump.tell(Stop(drain_seconds))
             await pump.finished()
@@ -51,11 +56,17 @@ async def serve_client(
         log.say("info", "client stopped")
 
 
-async def _log_all(pump: Any, log: Log) -> None:
+async def _hear(pump: Any, log: Log, reread: Callable[[], RulesRead] | None) -> None:
     async for event in pump.events:
         if isinstance(event, Note):
             log.note(event)
+        elif isinstance(event, RulesWanted):
+            said = RulesRead(fault="no file was named at the start") if reread is None else reread()
+            log.say("error" if said.fault else "info", "rules read again", fault=said.fault)
+            pump.tell(said)
         elif isinstance(event, TunnelsEnded):
+            log.say("error", "tunnels ended for good", reason=event.reason)
+            if event.exhausted:
+                raise RemoteProtocolError("tunnel-refused", event.reason)
             # The process stays up, as the stock one does: a supervisor that restarts it would reconnect a client
             # that the server has sent away. Its health check tells.
-            log.say("error", "tunnels ended for good", reason=event.reason)

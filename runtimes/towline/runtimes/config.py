@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from towline.core import Record, TowlineError
+from towline.runtimes.connections import ConnectionSettings, Universal, read_connections, read_universal
 from towline.runtimes.settings import SETTINGS, Setting
 
 _BY_KEY: Final = {row.key: row for row in SETTINGS}
@@ -33,10 +34,15 @@ class ConfigurationError(TowlineError):
 
 
 class Settings(Record, frozen=True):
-    """The effective values by key, and where each came from."""
+    """The effective values by key, and where each came from; the connections, where several are listed.
+
+    `warnings` name what was read without having an effect.
+    """
 
     values: dict[str, Any]
     sources: dict[str, str]
+    connections: tuple[ConnectionSettings, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
@@ -66,7 +72,12 @@ def load(
     Raises ConfigurationError.
     """
     faults: list[str] = []
-    filed = _from_file(_find(environment, path), faults)
+    serves = sections is None or "client" in sections
+    filed, connections = _from_file(_find(environment, path), environment if serves else None, faults)
+    universal = _universal(environment, filed, faults) if serves else Universal()
+    if universal.connections and connections:
+        faults.append("connections are listed twice: in this program's file and in the stock universal client's")
+    environment = {**universal.environment, **environment}
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     for row in SETTINGS:
@@ -86,7 +97,24 @@ def load(
             faults.append(f"unknown variable {name}" + (f"; did you mean TOWLINE_{near[0]}?" if near else ""))
     if faults:
         raise ConfigurationError(faults)
-    return Settings(values, sources)
+    return Settings(values, sources, connections or universal.connections, universal.warnings)
+
+
+def _universal(environment: Mapping[str, str], filed: Mapping[str, tuple[Any, str]], faults: list[str]) -> Universal:
+    """Read the stock universal client's file where it is asked for. Faults of the asking are told with the others."""
+    asked: dict[str, Any] = {}
+    for row in (_BY_KEY[f"client.{name}"] for name in ("universal", "skip_remote_config", "universal_config")):
+        asked[row.key] = filed[row.key][0] if row.key in filed else row.default
+        _from_environment(row, environment, asked, {}, [])
+    if not asked["client.universal"]:
+        return Universal()
+    if not asked["client.skip_remote_config"]:
+        faults.append(
+            "client.universal: connections are not fetched from the vendor; list them in a file and set "
+            "SKIP_REMOTE_CONFIG=true, or list them as [connections.NAME] in this program's own file"
+        )
+        return Universal()
+    return read_universal(Path(asked["client.universal_config"]), environment, faults)
 
 
 def _take(
@@ -121,20 +149,28 @@ def _find(environment: Mapping[str, str], path: str | None) -> Path | None:
     return next((p for p in (Path("towline.toml"), Path("/etc/towline/towline.toml")) if p.is_file()), None)
 
 
-def _from_file(path: Path | None, faults: list[str]) -> dict[str, tuple[Any, str]]:
+def _from_file(
+    path: Path | None, environment: Mapping[str, str] | None, faults: list[str]
+) -> tuple[dict[str, tuple[Any, str]], tuple[ConnectionSettings, ...]]:
+    """Read the file. Without an environment its connections are passed over: nobody serves them."""
+    connections: tuple[ConnectionSettings, ...] = ()
     if path is None:
-        return {}
+        return {}, ()
     try:
         content = path.read_text(encoding="utf-8")
         tree = json.loads(content) if path.suffix == ".json" else tomllib.loads(content)
     except (OSError, ValueError, RecursionError) as error:
         faults.append(f"{path}: {_reason(error)}")
-        return {}
+        return {}, ()
     if not isinstance(tree, dict):
         faults.append(f"{path}: expected a table of settings, got a {type(tree).__name__}")
-        return {}
+        return {}, ()
     found: dict[str, tuple[Any, str]] = {}
     for section, table in tree.items():
+        if section == "connections":
+            if environment is not None:
+                connections = read_connections(table, str(path), content, environment, faults)
+            continue
         for name, raw in table.items() if isinstance(table, dict) else (("", table),):
             key = f"{section}.{name}" if name else section
             place = f"{path}:{_line(content, section, name)}"
@@ -147,7 +183,7 @@ def _from_file(path: Path | None, faults: list[str]) -> dict[str, tuple[Any, str
                 found[key] = row.read(raw), place
             except ValueError as error:
                 faults.append(f"{place} {key}: {error}")
-    return found
+    return found, connections
 
 
 def _line(content: str, section: str, name: str) -> int:

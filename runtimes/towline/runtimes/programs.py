@@ -19,11 +19,12 @@ from towline.core import TowlineError
 from towline.drivers import on_trio
 from towline.runtimes import agent
 from towline.runtimes.client import serve_client
+from towline.runtimes.client_setup import client_config, client_limits, client_warnings, read_rules
 from towline.runtimes.config import Settings, load
 from towline.runtimes.logs import Log
 from towline.runtimes.output import first
 from towline.runtimes.server import serve_server
-from towline.runtimes.setup import agent_config, client_config, dialer, listener, server_config, strike_secrets
+from towline.runtimes.setup import agent_config, dialer, listener, server_config, strike_secrets
 
 DONE, INTERRUPTED = 0, 130
 
@@ -68,8 +69,15 @@ def _programs(command: str, settings: Settings, log: Log) -> list[Program]:
         agents = agent_config(settings, dialing, socket.gethostname())
         programs.append(lambda stop: agent.serve(agents, on_trio, log=log, stop=stop))
     if command in ("client", "up"):
-        calling, here = client_config(settings), listener(settings, "client")
-        programs.append(lambda stop: serve_client(calling, on_trio, here, dialer=dialing, log=log, stop=stop))
+        calling, here, limits = client_config(settings), listener(settings, "client"), client_limits(settings)
+        for warning in client_warnings(settings):
+            log.say("warning", "configuration without effect", what=warning)
+        programs.append(
+            lambda stop: serve_client(
+                calling, on_trio, here, dialer=dialing, log=log, stop=stop, limits=limits,
+                reread=lambda: read_rules(settings),
+            )
+        )  # fmt: skip
     return programs
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -13,9 +10,7 @@ import msgspec
 from towline.core import LIMITS, RemoteProtocolError, Secret
 from towline.core.agent import decode_credentials, encode_credentials
 from towline.core.broker import (
-    DEFAULT_AGENT_RULES,
     AcceptRules,
-    BrokerClientConfig,
     BrokerServerConfig,
     default_server_rules,
 )
@@ -33,6 +28,10 @@ def strike_secrets(log: Log, settings: Settings) -> None:
         for secret in value if isinstance(value, tuple) else (value,):
             if isinstance(secret, Secret):
                 log.strike(secret)
+    for connection in settings.connections:
+        log.strike(connection.get("token"))
+        for secret in connection.secrets():
+            log.strike(secret)
 
 
 def dialer(settings: Settings, log: Log) -> Dialer:
@@ -103,35 +102,6 @@ def agent_config(settings: Settings, dialer: Dialer, instance: str) -> AgentConf
     )
 
 
-def client_config(settings: Settings) -> BrokerClientConfig:
-    """Return the broker client's configuration."""
-    settings.need("client.token", "client.server_url", "client.agent_url")
-    authorizations = [settings["client.validation_authorization"]]
-    if basic := settings["client.validation_basic"]:
-        authorizations.append(Secret("Basic " + base64.b64encode(basic.reveal().encode()).decode()))
-    return BrokerClientConfig(
-        server_url=settings["client.server_url"],
-        token=settings["client.token"],
-        agent_url=settings["client.agent_url"],
-        client_url=settings["client.client_url"],
-        rules=rules(settings["client.accept"]) or DEFAULT_AGENT_RULES,
-        variables=variables(settings),
-        substitutable=settings["client.substitute"],
-        epoch=time.time() - time.monotonic(),
-        one_event_answers=settings["client.one_event_answers"],
-        polling_first=settings["client.polling_first"],
-        healthcheck_path=settings["client.healthcheck_path"],
-        systemcheck_path=settings["client.systemcheck_path"],
-        check_url=settings["client.validation_url"],
-        check_method=settings["client.validation_method"].upper(),
-        check_authorizations=tuple(secret for secret in authorizations if secret),
-        check_seconds=settings["client.validation_timeout"],
-        ping_seconds=settings["client.ping_interval"],
-        pong_seconds=settings["client.pong_timeout"],
-        connect_seconds=settings["client.connect_timeout"],
-    )
-
-
 def credential_string(settings: Settings) -> Secret | None:
     """Return `CR_CREDENTIALS`: the one that is set, else the one that the other CR_* variables make (agent.md §3.1)."""
     if settings["registry.credentials"] or not settings["registry.type"]:
@@ -148,15 +118,3 @@ def credential_string(settings: Settings) -> Secret | None:
         region=settings["registry.region"] or "",
         external_id=settings["registry.external_id"] or none,
     )
-
-
-def variables(settings: Settings) -> Mapping[str, Secret]:
-    """Return what `${VAR}` in an operator's rules may stand for: the environment, as in the stock programs.
-
-    Which of it is secret only the operator knows, so all of it is.
-    """
-    known = {name: Secret(value) for name, value in os.environ.items()}
-    credentials = credential_string(settings)
-    if credentials is not None:
-        known["CR_CREDENTIALS"] = credentials
-    return known

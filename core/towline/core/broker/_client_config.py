@@ -112,7 +112,8 @@ class BrokerClientConfig(ConnectionConfig, frozen=True, kw_only=True):
     """Settings of a broker client. Its only connection is described by its own fields, several by `connections`.
 
     Shape:  `client_config` holds the flags of identify's `clientConfig`; `api_url` is the vendor's API, which
-            high availability, webhooks without a tunnel and one of the preflight checks need
+            high availability, webhooks without a tunnel and one of the preflight checks need; `tls_here` says that
+            the client's own URL is served with TLS, by whomever
     Units:  seconds; `epoch` is wall-clock seconds since 1970 minus the driver's `now`
     """
 
@@ -136,6 +137,7 @@ class BrokerClientConfig(ConnectionConfig, frozen=True, kw_only=True):
     check_seconds: float = 5.0
     preflight: bool = False
     client_config: Mapping[str, bool] = msgspec.field(default_factory=dict)
+    tls_here: bool = False
     api_url: str | None = None
     high_availability: bool = False
     dispatcher_url: str | None = None

@@ -187,11 +187,14 @@ def _of_configuration(config: BrokerClientConfig) -> list[Result]:
     results = []
     if called:
         odd = [url for url in called if urlsplit(url).scheme not in ("http", "https")]
+        bare = [url for url in called if urlsplit(url).scheme == "https" and not config.tls_here]
         local = [url for url in called if urlsplit(url).hostname == "localhost"]
-        status: Status = "error" if odd else "warning" if local else "passing"
+        status: Status = "error" if odd or bare else "warning" if local else "passing"
         output = "config check: ok"
         if odd:
             output = "the broker client's URL must begin with http:// or https://"
+        elif bare:
+            output = f"{bare[0]} is https, and neither a certificate of the client's nor another's TLS is configured"
         elif local:
             output = f"the broker client's URL is on localhost, where an agent elsewhere cannot call: {local[0]}"
         results.append(_result("broker-client-url-validation", "Broker Client URL Validation Check", status, output))
