@@ -3,8 +3,10 @@
 from towline.core.broker._authority import Authorize
 from towline.core.broker._client import BrokerClient, TunnelsEnded
 from towline.core.broker._client_config import BrokerClientConfig, ConnectionConfig
+from towline.core.broker._cluster import ClusterConfig
 from towline.core.broker._filter import Allowed, Denied, Filter, Upstream, Verdict, target_fault
 from towline.core.broker._filters_page import RulesRead, RulesWanted
+from towline.core.broker._nodes import Found, Leased, Locate, Located, NodeEvent, TokenHeld, TokenLeft
 from towline.core.broker._platform import CallbackArrived
 from towline.core.broker._rules import DEFAULT_AGENT_RULES, AcceptRules, Auth, Rule, default_server_rules
 from towline.core.broker._server import BrokerServer
@@ -24,17 +26,25 @@ __all__ = [
     "BrokerServer",
     "BrokerServerConfig",
     "CallbackArrived",
+    "ClusterConfig",
     "ConnectionConfig",
     "Denied",
     "Distribution",
     "Figures",
     "Filter",
+    "Found",
+    "Leased",
+    "Locate",
+    "Located",
+    "NodeEvent",
     "Reload",
     "RequestFigures",
     "Rule",
     "RulesRead",
     "RulesWanted",
     "Stop",
+    "TokenHeld",
+    "TokenLeft",
     "TunnelsEnded",
     "UploadDecoder",
     "UploadHead",

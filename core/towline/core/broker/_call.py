@@ -16,6 +16,7 @@ class Call(Timed):
 
     __slots__ = (
         "ack_id",
+        "again",
         "began_at",
         "begun",
         "decoder",
@@ -50,6 +51,8 @@ class Call(Timed):
         self.ack_id: int | None = None
         self.upload: Visit | None = None
         self.decoder: UploadDecoder | None = None
+        # Whether it is the second client that is asked, the first having been lost.
+        self.again = False
         self.begun = False
         self.over = False
         # The answer's status, 0 while there is none, and its bytes so far.

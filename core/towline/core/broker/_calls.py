@@ -1,4 +1,4 @@
-"""A server's callers: each request goes down a tunnel, and its answer comes back by upload, by events or as an ack.
+"""A server's calls: each request goes down a tunnel, and its answer comes back by upload, by events or as an ack.
 
     queued ──▶ asked ──▶ answering ──▶ (over)        the answer is complete, or cut
        └─────────┴── 4xx/5xx ─────────▶ (over)        nothing came, or something that is no answer
@@ -14,32 +14,20 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
 from towline.core._contract import Data, Instant
-from towline.core._entropy import Entropy
 from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import LIMITS, Limits
 from towline.core.broker._alarms import Alarms
-from towline.core.broker._answers import (
-    DENIED_OVER_HTTP,
-    JSON,
-    RETRY_SOON,
-    WS_RESPONSE,
-    compact,
-    denial,
-    payload_body,
-)
+from towline.core.broker._answers import JSON, RETRY_SOON, compact, payload_body
 from towline.core.broker._call import Call
 from towline.core.broker._desk import Desk, Visit
-from towline.core.broker._directory import Directory, Session
-from towline.core.broker._filter import Denied
-from towline.core.broker._gate import Gate
+from towline.core.broker._directory import Session
+from towline.core.broker._forwarding import Forwarding
 from towline.core.broker._headers import answer_headers
-from towline.core.broker._inbound import CONTEXT_HEADER, incoming, target_of, without_context, without_role
+from towline.core.broker._inbound import is_marked
 from towline.core.broker._tally import NO_RULE, Tally
 from towline.core.broker._upload import UploadDecoder, UploadHead, parse_answer_head
-from towline.core.tunnel import RequestPayload, TunnelBusy, TunnelHost, read_chunk, read_version, write_request
+from towline.core.tunnel import TunnelBusy, TunnelHost, read_chunk, write_request
 
-# Older clients have no service channel (broker-protocol.md §2.2).
-_SERVICE_SINCE: Final = "4.209.0"
 _STRANGER: Final = {"message": "Invalid Broker client credentials."}
 _UNKNOWN_STREAM: Final = {"message": "Unable to find request matching streaming id."}
 
@@ -51,24 +39,20 @@ class Calls:
         self,
         desk: Desk,
         host: TunnelHost,
-        directory: Directory,
-        gate: Gate,
         tally: Tally,
         *,
-        entropy: Entropy,
         answer_seconds: float,
         authorization: bool = False,
         limits: Limits = LIMITS,
+        forwarding: Forwarding | None = None,
     ) -> None:
         self._desk = desk
         self._host = host
-        self._directory = directory
-        self._gate = gate
-        self._entropy = entropy
         self._answer_seconds = answer_seconds
         self._tally = tally
         self._authorization = authorization
         self._limits = limits
+        self._forwarding = forwarding
         self._by_visit: dict[int, Call] = {}
         self._by_stream: dict[str, Call] = {}
         self._by_ack: dict[tuple[int, int], Call] = {}
@@ -86,45 +70,28 @@ class Calls:
         return self._alarms.deadline()
 
     # ── from callers ───────────────────────────────────────────────────────────
-    def relay(self, visit: Visit, token: str, path: str, now: Instant) -> None:
-        """Take a whole request for a client. `path` is what follows the token."""
-        path, context = without_context(path)
-        session = self._found(visit, token, now)
-        if session is None:
+    def begin(self, call: Call, now: Instant) -> None:
+        """Send a call to its client, or let it wait for its turn."""
+        session = call.session
+        if session.running >= self._limits.tunnel_in_flight and len(session.waiting) >= self._limits.tunnel_waiting:
+            body = {"code": "TOO_BUSY", "message": "too many requests wait already"}
+            self.refuse(call.visit, 503, body, "too-busy", now)
             return
-        query = without_role(visit.query) if "connection_role" in visit.query else visit.query
-        try:
-            asked = incoming(visit, target_of(path or "/", query, visit.head.target), self._limits)
-        except RemoteProtocolError as error:
-            status = 415 if error.kind == "unsupported-media-type" else error.status_hint
-            self._refuse(visit, status, {"code": error.code, "message": error.message}, error.kind, now)
-            return
-        if context is not None:
-            asked.headers[CONTEXT_HEADER] = context
-        verdict = self._gate.decide(asked.method, asked.url, asked.headers, asked.body)
-        if isinstance(verdict, Denied):
-            self._refuse(visit, 401, denial(DENIED_OVER_HTTP, asked.url), "denied", now)
-            return
-        headers = verdict.headers | {"snyk-request-id": visit.request_id}
-        posts = session.posts and not headers.get(WS_RESPONSE)
-        stream = self._entropy.uuid4() if posts else ""
-        payload = RequestPayload(asked.url, asked.method, headers, asked.body, stream, visit.request_id)
-        self._queue(Call(visit, session, "request", payload, now, verdict.rule), now)
+        self._by_visit[call.visit.number] = call
+        self._alarms.set(call, now + self._answer_seconds)
+        if session.running >= self._limits.tunnel_in_flight:
+            session.waiting.append(call)
+        else:
+            self._send(call, now)
 
-    def service(self, visit: Visit, token: str, path: str, now: Instant) -> None:
-        """Take a service command for a client (broker-protocol.md §2.7)."""
-        session = self._found(visit, token, now)
-        if session is None:
-            return
-        version, since = read_version(session.version or ""), read_version(_SERVICE_SINCE)
-        if version is not None and since is not None and version < since:
-            body = {"ok": False, "msg": "Service commands need a newer client."}
-            self._refuse(visit, 501, body, "old-client", now)
-            return
-        asked = incoming(visit, target_of(path or "/", visit.query, visit.head.target), self._limits)
-        headers = asked.headers | {"snyk-request-id": visit.request_id, WS_RESPONSE: "true", "x-broker-service": "true"}
-        payload = RequestPayload(asked.url, "GET", headers, None, "", visit.request_id)
-        self._queue(Call(visit, session, "service", payload, now), now)
+    def refuse(self, visit: Visit, status: int, document: object, reason: str, now: Instant) -> None:
+        """Answer a request that goes to no client."""
+        self.count_refusal(visit, status, reason)
+        self._respond(visit, status, document, now)
+
+    def count_refusal(self, visit: Visit, status: int, reason: str) -> None:
+        self._tally.refuse(reason)
+        self._tally.request("inbound", NO_RULE, visit.head.method, status, 0.0)
 
     def left(self, visit: Visit, now: Instant) -> None:
         """A caller is gone, or an upload broke off."""
@@ -136,6 +103,8 @@ class Calls:
         if call is not None:
             call.upload = None
             self._fail(call, 502, "TUNNEL_LOST", "the answer broke off", now)
+        elif self._forwarding is not None:
+            self._forwarding.left(visit)
 
     def drained(self, link: int) -> None:
         call = self._by_link.get(link)
@@ -144,8 +113,15 @@ class Calls:
 
     # ── from clients, over HTTP ────────────────────────────────────────────────
     def upload_began(self, visit: Visit, token: str, stream: str, now: Instant) -> None:
-        """A client uploads the answer to a stream."""
+        """A client uploads the answer to a stream, perhaps to one that another node gave it."""
         call = self._by_stream.get(unquote(stream))
+        if (
+            call is None
+            and self._forwarding is not None
+            and visit.node is None
+            and self._forwarding.upload(visit, unquote(stream), now)
+        ):
+            return
         role = dict(parse_qsl(visit.query)).get("connection_role")
         if (
             call is None
@@ -170,6 +146,8 @@ class Calls:
     def upload_piece(self, visit: Visit, data: Data, now: Instant) -> None:
         call = self._by_upload.get(visit.number)
         if call is None or call.decoder is None:
+            if self._forwarding is not None:
+                self._forwarding.upload_piece(visit, data, now)
             return
         try:
             body = call.decoder.feed(data)
@@ -186,6 +164,8 @@ class Calls:
     def upload_over(self, visit: Visit, now: Instant) -> None:
         call = self._by_upload.get(visit.number)
         if call is None or call.decoder is None:
+            if self._forwarding is not None:
+                self._forwarding.upload_over(visit, now)
             return
         try:
             call.decoder.end()
@@ -257,12 +237,26 @@ class Calls:
         else:
             self._alarms.set(call, now + self._answer_seconds)
 
-    def session_closed(self, session: Session, now: Instant) -> None:
-        """A tunnel is gone: what it had not begun to answer is answered 502, what came by events is cut (Q4)."""
+    def session_closed(self, session: Session, now: Instant) -> list[Call]:
+        """A tunnel is gone: what it had not begun to answer is answered 502, what came by events is cut (Q4).
+
+        Returns the calls, over here, that another client may be asked: their callers marked them, and still wait.
+        """
         session.waiting.clear()
+        marked = []
         for call in [call for call in self._by_visit.values() if call.session.number == session.number]:
-            if call.upload is None:
-                self._fail(call, 502, "TUNNEL_LOST", "the client's connection ended before the answer came", now)
+            if call.upload is not None:
+                continue
+            if is_marked(call.visit) and not (call.begun or call.again):
+                self._end(call, now)
+                marked.append(call)
+            else:
+                self.lose(call, now)
+        return marked
+
+    def lose(self, call: Call, now: Instant) -> None:
+        """End a call whose client is gone."""
+        self._fail(call, 502, "TUNNEL_LOST", "the client's connection ended before the answer came", now)
 
     def dispatch(self, now: Instant) -> None:
         """Send what may go since other calls have ended. The root calls this before it ends its turn."""
@@ -277,43 +271,9 @@ class Calls:
                 self._fail(call, 504, "TIMEOUT", f"no answer in {self._answer_seconds:g} s", now)
 
     # ── inside ─────────────────────────────────────────────────────────────────
-    def _found(self, visit: Visit, token: str, now: Instant) -> Session | None:
-        found = self._directory.lookup(unquote(token), now)
-        if isinstance(found, Session):
-            return found
-        status = {"no-connection": 404, "connection-not-ready": 503, "bad-request": 400}[found]
-        self._count_refusal(visit, status, found)
-        headers = [("x-broker-failure", found), JSON]
-        if status == 503:
-            headers.append(RETRY_SOON)
-        self._desk.respond(visit, status, headers, compact({"ok": False}), now=now)
-        return None
-
-    def _refuse(self, visit: Visit, status: int, document: object, reason: str, now: Instant) -> None:
-        """Answer a request that goes to no client."""
-        self._count_refusal(visit, status, reason)
-        self._respond(visit, status, document, now)
-
-    def _count_refusal(self, visit: Visit, status: int, reason: str) -> None:
-        self._tally.refuse(reason)
-        self._tally.request("inbound", NO_RULE, visit.head.method, status, 0.0)
-
     def _respond(self, visit: Visit, status: int, document: object, now: Instant) -> None:
         headers = [JSON, RETRY_SOON] if status == 503 else [JSON]
         self._desk.respond(visit, status, headers, compact(document), now=now)
-
-    def _queue(self, call: Call, now: Instant) -> None:
-        session = call.session
-        if session.running >= self._limits.tunnel_in_flight and len(session.waiting) >= self._limits.tunnel_waiting:
-            body = {"code": "TOO_BUSY", "message": "too many requests wait already"}
-            self._refuse(call.visit, 503, body, "too-busy", now)
-            return
-        self._by_visit[call.visit.number] = call
-        self._alarms.set(call, now + self._answer_seconds)
-        if session.running >= self._limits.tunnel_in_flight:
-            session.waiting.append(call)
-        else:
-            self._send(call, now)
 
     def _send(self, call: Call, now: Instant) -> None:
         session, stream = call.session, call.payload.streaming_id

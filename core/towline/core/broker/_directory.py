@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from towline.core._contract import Instant
-from towline.core.broker._answers import token_text
+from towline.core.broker._answers import Missing, token_text
 from towline.core.broker._ids import hashed_token, masked_token
 from towline.core.tunnel import CAPABILITY_POST, Identified, SessionOpened
-
-Missing: TypeAlias = Literal["no-connection", "connection-not-ready", "bad-request"]
 
 # Tokens that are remembered after their last client left; the oldest are forgotten first.
 MOST_REMEMBERED: Final = 20_000

@@ -12,38 +12,25 @@ own tunnels alone, so that nothing is handed on twice.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from typing import Any, Final
-
-import msgspec
+from typing import Any
 
 from towline.core._contract import Data, Instant
 from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, Head
-from towline.core._wire import Ended, LinkNumbers, Lost, Note, Opened, Received
+from towline.core._wire import Ended, Filled, LinkNumbers, Lost, Note, Opened, Received
 from towline.core.broker._alarms import earliest
-from towline.core.broker._answers import JSON, RETRY_SOON, Missing, clients_page, compact, no_client
-from towline.core.broker._cluster import (
-    NODE_HEADER,
-    STREAMED,
-    ClusterConfig,
-    Node,
-    NodeGuard,
-    NodeSigner,
-    digest_of,
-    node_number,
-)
+from towline.core.broker._answers import JSON, RETRY_SOON, Missing, compact, no_client
+from towline.core.broker._clients_page import ClientsPages, Page, Part
+from towline.core.broker._cluster import NODE_HEADER, ClusterConfig, Node, node_number
 from towline.core.broker._desk import Desk, Visit
-from towline.core.broker._headers import answer_headers, hop_names
+from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import is_marked
-from towline.core.broker._nodes import Holders, Leased, Located, Nodes
-from towline.core.broker._outgoing import Errand, Outgoing
+from towline.core.broker._nodes import Holders, Leased, Located
+from towline.core.broker._outgoing import Errand
+from towline.core.broker._peers import MISDIRECTED, Peers
+from towline.core.broker._server_config import BrokerServerConfig
 from towline.core.http import ClientEvent
-
-_MISDIRECTED: Final = 421
-# What each hop writes anew.
-_OURS: Final = frozenset({"host", "content-length", "snyk-request-id", NODE_HEADER})
 
 
 class _Forward:
@@ -76,91 +63,37 @@ class _Forward:
         self.ended = False
 
 
-class _Page:
-    """The union of what several nodes say of a token's clients."""
-
-    __slots__ = ("clients", "complete", "parts", "visit")
-
-    def __init__(self, visit: Visit, clients: list[Any]) -> None:
-        self.visit = visit
-        self.clients = clients
-        self.complete = True
-        self.parts: list[_Part] = []
-
-
-class _Part:
-    __slots__ = ("errand", "page", "pieces", "size", "status")
-
-    def __init__(self, page: _Page) -> None:
-        self.page = page
-        self.errand: Errand | None = None
-        self.status = 0
-        self.pieces: list[bytes] = []
-        self.size = 0
-
-
 class Forwarding:
-    """What this node asks of others, and what it admits from them."""
+    """What this node asks of others. Who they are, and what comes from them, is the business of `peers`."""
 
     def __init__(
         self,
+        config: BrokerServerConfig,
         cluster: ClusterConfig,
         desk: Desk,
         wishes: deque[Any],
         links: LinkNumbers,
         *,
-        answer_seconds: float,
-        upload_silence: float,
         limits: Limits = LIMITS,
-        route: str = "direct",
     ) -> None:
-        self.nodes = Nodes(cluster, wishes, limits)
+        peers = self.peers = Peers(cluster, desk, wishes, links, route=config.route, limits=limits)
+        self.nodes = peers.nodes
+        self.pages = ClientsPages(peers, desk, limits)
+        self._outgoing = peers.outgoing
         self._desk = desk
         self._wishes = wishes
         self._limits = limits
-        near = msgspec.structs.replace(limits, time_connect=limits.node_connect)
-        self._outgoing = Outgoing(wishes, links, limits=near, route=route)
-        self._signer = NodeSigner(self.nodes.keys, cluster.incarnation)
-        self._guard = NodeGuard(self.nodes.keys, cluster.incarnation, limits)
         # The other node's own limits come first.
-        self._answer_seconds = answer_seconds + 5.0
-        self._upload_silence = upload_silence + 5.0
-        self._under_way: dict[int, _Forward | _Page] = {}
+        self._answer_seconds = config.answer_seconds + 5.0
+        self._upload_silence = config.upload_silence + 5.0
+        self._under_way: dict[int, _Forward] = {}
         self.forwarded = 0
 
     def __len__(self) -> int:
-        return len(self._under_way)
-
-    def owns(self, link: int) -> bool:
-        return self._outgoing.owns(link)
+        return len(self._under_way) + len(self.pages)
 
     def deadline(self) -> Instant | None:
         return earliest(self._outgoing.deadline(), self.nodes.deadline())
-
-    # ── from nodes ─────────────────────────────────────────────────────────────
-    def admit(self, visit: Visit, now: Instant) -> bool:
-        """Judge a visit that may come from a node; False if it pretends to, and was answered."""
-        value = visit.head.get(NODE_HEADER)
-        if value is None:
-            return True
-        digest = STREAMED if visit.limit is None else digest_of(visit.body)
-        problem = "this node has no lease yet"
-        if self.nodes.epoch is not None:
-            seconds = now + self.nodes.epoch
-            visit.node, problem = self._guard.check(value, visit.head.method, visit.head.target, digest, seconds)
-        if visit.node is None:
-            self._wishes.append(Note("warning", "node.refused", {"peer": visit.peer, "problem": problem}))
-            self._respond(visit, 401, {"code": "NODE_REFUSED", "message": problem}, now)
-            return False
-        kept = tuple(field for field in visit.head.headers if field[0] != NODE_HEADER)
-        visit.head = msgspec.structs.replace(visit.head, headers=kept)
-        return True
-
-    def turn_away(self, visit: Visit, now: Instant) -> None:
-        """Tell the node that asked that nothing was done with its request."""
-        assert visit.node is not None
-        body = compact({"code": "NOT_HERE"})
-        self._desk.respond(visit, _MISDIRECTED, (JSON, (NODE_HEADER, visit.node)), body, now=now)
 
     # ── from callers and clients ───────────────────────────────────────────────
     def call(self, visit: Visit, token: str, missing: Missing, now: Instant) -> None:
@@ -170,14 +103,6 @@ class Forwarding:
         holders = self.nodes.holders(token, forward, now)
         if holders is not None:
             self._found(forward, holders, now)
-
-    def page(self, visit: Visit, token: str, clients: list[Any], now: Instant) -> None:
-        """Answer who is connected, here (`clients`) and elsewhere."""
-        page = _Page(visit, clients)
-        self._under_way[visit.number] = page
-        holders = self.nodes.holders(token, page, now)
-        if holders is not None:
-            self._gather(page, holders, now)
 
     def upload(self, visit: Visit, stream: str, now: Instant) -> bool:
         """Hand an upload to the node that gave the stream its id; False if no other can have done so."""
@@ -193,7 +118,7 @@ class Forwarding:
 
     def upload_piece(self, visit: Visit, data: Data, now: Instant) -> None:
         forward = self._under_way.get(visit.number)
-        if not isinstance(forward, _Forward):
+        if forward is None:
             return
         if forward.errand is not None:
             self._outgoing.send(forward.errand, data, now)
@@ -206,20 +131,21 @@ class Forwarding:
 
     def upload_over(self, visit: Visit, now: Instant) -> None:
         forward = self._under_way.get(visit.number)
-        if isinstance(forward, _Forward):
+        if forward is not None:
             forward.ended = True
             if forward.errand is not None:
                 self._outgoing.end(forward.errand, now)
 
-    def left(self, visit: Visit) -> bool:
-        """The asker is gone: whoever was asked sees that. Return whether it was one of these."""
-        asked = self._under_way.pop(visit.number, None)
-        for errand in _errands(asked):
-            self._outgoing.give_up(errand)
-        return asked is not None
+    def left(self, visit: Visit) -> None:
+        """The asker is gone: whoever was asked sees that."""
+        forward = self._under_way.pop(visit.number, None)
+        if forward is None:
+            self.pages.left(visit)
+        elif forward.errand is not None:
+            self._outgoing.give_up(forward.errand)
 
     # ── facts ──────────────────────────────────────────────────────────────────
-    def handle(self, fact: Opened | Received | Ended | Lost, now: Instant) -> None:
+    def handle(self, fact: Opened | Received | Filled | Ended | Lost, now: Instant) -> None:
         self._outgoing.handle(fact, now)
 
     def directory(self, fact: Leased | Located, now: Instant) -> None:
@@ -228,12 +154,11 @@ class Forwarding:
             self.nodes.located(fact, now)
             return
         self.nodes.leased(fact, now)
-        for asked in list(self._under_way.values()):
+        for forward in list(self._under_way.values()):
             # A node that vanished without a reset: nothing will come of what it was asked.
-            if isinstance(asked, _Forward) and asked.node is not None and self.nodes.gone(asked.node, now):
-                for errand in _errands(asked):
-                    self._outgoing.give_up(errand)
-                self._broken(asked, Broken("the lease of the node that was asked has ended"), now)
+            if forward.errand is not None and forward.node is not None and self.nodes.gone(forward.node, now):
+                self._outgoing.give_up(forward.errand)
+                self._broken(forward, Broken("its lease has ended"), now)
 
     def wake(self, now: Instant) -> None:
         self._outgoing.wake(now)
@@ -244,26 +169,28 @@ class Forwarding:
         busy = False
         while (answered := self.nodes.next()) is not None:
             busy = True
-            self._answered(*answered, now)
+            asker, holders = answered
+            if isinstance(asker, Page):
+                self.pages.located(asker, holders, now)
+            else:
+                self._located(asker, holders, now)
         while (found := self._outgoing.next()) is not None:
             busy = True
             errand, event = found
-            if isinstance(errand.owner, _Part):
-                self._part(errand.owner, event, now)
+            if isinstance(errand.owner, Part):
+                self.pages.happened(errand.owner, event, now)
             else:
                 self._happened(errand.owner, event, now)
         return busy
 
-    # ── calls and uploads ──────────────────────────────────────────────────────
-    def _answered(self, asker: _Forward | _Page, holders: Holders | None, now: Instant) -> None:
-        if self._under_way.get(asker.visit.number) is not asker:
+    # ── inside ─────────────────────────────────────────────────────────────────
+    def _located(self, forward: _Forward, holders: Holders | None, now: Instant) -> None:
+        if self._under_way.get(forward.visit.number) is not forward:
             return
-        if isinstance(asker, _Page):
-            self._gather(asker, holders, now)
-        elif holders is not None:
-            self._found(asker, holders, now)
+        if holders is not None:
+            self._found(forward, holders, now)
         else:
-            self._fail(asker, 503, "DIRECTORY_AWAY", "the directory of nodes does not answer", now)
+            self._fail(forward, 503, "DIRECTORY_AWAY", "the directory of nodes does not answer", now)
 
     def _found(self, forward: _Forward, holders: Holders, now: Instant) -> None:
         forward.nodes.extend(holders.nodes)
@@ -289,7 +216,7 @@ class Forwarding:
 
     def _send(self, forward: _Forward, node: Node, now: Instant) -> None:
         visit = forward.visit
-        errand, forward.proof = self._errand(
+        errand, forward.proof = self.peers.errand(
             forward,
             visit.head.method,
             visit,
@@ -310,41 +237,6 @@ class Forwarding:
         if forward.ended:
             self._outgoing.end(errand, now)
 
-    def _errand(
-        self, owner: _Forward | _Part, method: str, visit: Visit, node: Node, patience: float, now: Instant
-    ) -> tuple[Errand, str]:
-        """Return a visit's request as it goes to a node, and the proof of having done nothing with it."""
-        streamed, target = visit.limit is None, visit.head.target
-        length = visit.head.get("content-length") if streamed else None
-        digest = STREAMED if streamed else digest_of(visit.body)
-        signature, proof = self._signer.sign(node, method, target, digest, now + (self.nodes.epoch or 0.0))
-        hop = hop_names(",".join(visit.head.all("connection")))
-        headers = (
-            ("host", node.url.authority),
-            *(
-                (name, value)
-                for name, value in visit.head.headers
-                if name not in hop and name not in _OURS and not name.startswith("proxy-")
-            ),
-            ("snyk-request-id", visit.request_id),
-            (NODE_HEADER, signature),
-        )
-        # A signature is good for one request: whether there is another is decided here.
-        errand = Errand(
-            owner,
-            method,
-            node.url,
-            target,
-            headers,
-            visit.body,
-            length=int(length) if length is not None else None,
-            chunked=streamed and length is None,
-            repeatable=False,
-            retries=0,
-            patience=patience,
-        )
-        return errand, proof
-
     def _happened(self, forward: _Forward, event: ClientEvent, now: Instant) -> None:
         if type(event) is Body:
             if not forward.turned_away and not self._desk.send(forward.visit, event.data, now=now):
@@ -359,7 +251,7 @@ class Forwarding:
             self._desk.end(forward.visit, now=now)
 
     def _head(self, forward: _Forward, head: Head, now: Instant) -> None:
-        if head.status == _MISDIRECTED and head.get(NODE_HEADER) == forward.proof:
+        if head.status == MISDIRECTED and head.get(NODE_HEADER) == forward.proof:
             forward.turned_away = forward.tried = True
             self.nodes.forget(forward.token)
             return
@@ -395,70 +287,3 @@ class Forwarding:
     def _respond(self, visit: Visit, status: int, document: object, now: Instant) -> None:
         headers = (JSON, RETRY_SOON) if status == 503 else (JSON,)
         self._desk.respond(visit, status, headers, compact(document), now=now)
-
-    # ── pages ──────────────────────────────────────────────────────────────────
-    def _gather(self, page: _Page, holders: Holders | None, now: Instant) -> None:
-        page.complete = holders is not None
-        for node in holders.nodes if holders is not None else ():
-            part = _Part(page)
-            part.errand, _ = self._errand(part, "GET", page.visit, node, self._limits.node_page_time, now)
-            try:
-                self._outgoing.begin(part.errand, now)
-            except RemoteProtocolError:
-                page.complete = False
-            else:
-                page.parts.append(part)
-        self._complete(page, now)
-
-    def _part(self, part: _Part, event: ClientEvent, now: Instant) -> None:
-        page = part.page
-        if isinstance(event, Head):
-            part.status = event.status
-            return
-        if type(event) is Body:
-            part.size += len(event.data)
-            part.pieces.append(bytes(event.data))
-            if part.size <= self._limits.node_page:
-                return
-        if part.errand is not None:
-            self._outgoing.give_up(part.errand)
-        page.parts.remove(part)
-        listed = None if isinstance(event, Body | Broken) else _clients_of(part)
-        if listed is None:
-            page.complete = False
-        else:
-            page.clients.extend(listed)
-        self._complete(page, now)
-
-    def _complete(self, page: _Page, now: Instant) -> None:
-        """Answer once nothing is owed. What some node did not tell is left out where others told something."""
-        if page.parts or self._under_way.pop(page.visit.number, None) is None:
-            return
-        if not page.clients and not page.complete:
-            message = "the nodes that may know do not answer"
-            self._respond(page.visit, 503, {"ok": False, "message": message}, now)
-            return
-        status, headers, body = clients_page(page.clients)
-        self._desk.respond(page.visit, status, headers, body, now=now)
-
-
-def _errands(asked: _Forward | _Page | None) -> Iterator[Errand]:
-    for owner in asked.parts if isinstance(asked, _Page) else (asked,):
-        if owner is not None and owner.errand is not None:
-            yield owner.errand
-
-
-class _Clients(msgspec.Struct):
-    clients: list[dict[str, Any]] = []
-
-
-def _clients_of(part: _Part) -> list[Any] | None:
-    """Return the clients of a node's page: none where it has none, None where it is no such page."""
-    if part.status in (404, _MISDIRECTED):
-        return []
-    if part.status != 200:
-        return None
-    try:
-        return list(msgspec.json.decode(b"".join(part.pieces), type=_Clients).clients)
-    except (msgspec.MsgspecError, ValueError, RecursionError):
-        return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeAlias
 
 from towline.core._contract import Instant, Record
 from towline.core._limits import LIMITS, Limits
@@ -37,6 +37,9 @@ class Locate(Record, frozen=True):
     question: int
     name: str | None
     number: int = 0
+
+
+NodeEvent: TypeAlias = TokenHeld | TokenLeft | Locate
 
 
 # ── facts ──────────────────────────────────────────────────────────────────────
@@ -114,6 +117,15 @@ class Nodes:
     def next(self) -> tuple[Any, Holders | None] | None:
         """Return the next asker that has its answer, and the answer; None in it for a directory that is away."""
         return self._answers.popleft() if self._answers else None
+
+    # ── what the owner says ────────────────────────────────────────────────────
+    def held(self, token: str) -> None:
+        """A client of this token identified itself here."""
+        self._wishes.append(TokenHeld(self.keys.name_of(token)))
+
+    def left(self, token: str) -> None:
+        """The last client of this token left."""
+        self._wishes.append(TokenLeft(self.keys.name_of(token)))
 
     # ── what the owner asks ────────────────────────────────────────────────────
     def holders(self, token: str, asker: Any, now: Instant) -> Holders | None:

@@ -29,12 +29,15 @@ from towline.core.broker._alarms import earliest
 from towline.core.broker._answers import JSON, RETRY_SOON, compact
 from towline.core.broker._application import Answering, Application
 from towline.core.broker._authority import Authority, Authorize, Check
+from towline.core.broker._callers import Callers
 from towline.core.broker._calls import Calls
 from towline.core.broker._desk import Began, Came, Desk, DeskEvent, Left, Over, Piece, Visit
 from towline.core.broker._directory import Directory
 from towline.core.broker._dispatcher import Dispatcher, Report
 from towline.core.broker._filter import Filter
+from towline.core.broker._forwarding import Forwarding
 from towline.core.broker._gate import Gate
+from towline.core.broker._nodes import Leased, Located
 from towline.core.broker._outgoing import Errand, Outgoing
 from towline.core.broker._platform import Platform
 from towline.core.broker._rules import AcceptRules
@@ -42,33 +45,22 @@ from towline.core.broker._server_config import BrokerServerConfig, Reload, Stop
 from towline.core.broker._status import StatusPages
 from towline.core.broker._tally import Figures, Tally
 from towline.core.broker._tunnels import Tunnels
-from towline.core.http import (
-    Answer,
-    AnswerBody,
-    AnswerCut,
-    AnswerEnd,
-    AnswerHead,
-    ClientEvent,
-    Gone,
-    RequestHead,
-)
-from towline.core.tunnel import (
-    HostConfig,
-    TunnelHost,
-)
+from towline.core.http import Answer, AnswerBody, AnswerCut, AnswerEnd, AnswerHead, ClientEvent, Gone, RequestHead
+from towline.core.tunnel import HostConfig, TunnelHost
 
-AppFact: TypeAlias = Answering | Authorize | Reload | Stop
+AppFact: TypeAlias = Answering | Authorize | Leased | Located | Reload | Stop
 
 HIDDEN: Final = "/hidden/brokers/"
 
 
 class BrokerServer:
-    """Machine[WireFact | AppFact, WireWish | Asked | Gone | AuthorizationAsked | CallbackArrived | Note].
+    """Machine[WireFact | AppFact, WireWish | Asked | Gone | AuthorizationAsked | CallbackArrived | NodeEvent | Note].
 
     Paths of its own: /broker/TOKEN/*, /service/TOKEN/*, /response-data/TOKEN/ID, /primus, /connection-status/TOKEN,
     /connections-status, /healthcheck and /. Any other path is Asked of the application, as are callbacks to rules
     without an origin (CallbackArrived); both are answered by Answer, the former also in pieces. Where the application
-    judges credentials, AuthorizationAsked is answered by Authorize.
+    judges credentials, AuthorizationAsked is answered by Authorize. As one of several nodes it also says NodeEvents,
+    and is told Leased and Located.
 
     Stop ends it in order: no new request and no new tunnel is taken, what is under way is finished, the tunnels are
     closed with 1001.
@@ -96,7 +88,11 @@ class BrokerServer:
         )
         self._host = TunnelHost(hosting, entropy=entropy.fork(), limits=limits)
         self._tally = Tally()
-        self._outgoing = Outgoing(self._wishes, LinkNumbers(), limits=limits, route=config.route)
+        links = LinkNumbers()
+        self._outgoing = Outgoing(self._wishes, links, limits=limits, route=config.route)
+        self._forwarding = None
+        if config.cluster is not None:
+            self._forwarding = Forwarding(config, config.cluster, self._desk, self._wishes, links, limits=limits)
         self._directory = Directory(config.grace_seconds)
         public, private = self._filters(config.rules)
         passages = config.note_passages
@@ -105,12 +101,19 @@ class BrokerServer:
         self._calls = Calls(
             self._desk,
             self._host,
-            self._directory,
-            self._inbound,
             self._tally,
-            entropy=entropy.fork(),
             answer_seconds=config.answer_seconds,
             authorization=self._authorization,
+            limits=limits,
+            forwarding=self._forwarding,
+        )
+        self._callers = Callers(
+            self._desk,
+            self._directory,
+            self._inbound,
+            self._calls,
+            entropy=entropy.fork(),
+            forwarding=self._forwarding,
             limits=limits,
         )
         self._platform = Platform(
@@ -126,7 +129,7 @@ class BrokerServer:
             limits=limits,
         )
         self._application = Application(self._desk)
-        self._status = StatusPages(self._desk, self._directory, config.version)
+        self._status = StatusPages(self._desk, self._directory, config.version, self._forwarding)
         self._authority = None
         if self._authorization:
             gateway = config.gateway_url if config.authorization == "gateway" else None
@@ -142,13 +145,17 @@ class BrokerServer:
             self._desk,
             self._host,
             self._directory,
+            self._callers,
             self._calls,
             self._platform,
             self._wishes,
             self._tally,
             authority=self._authority,
             dispatcher=self._dispatcher,
+            forwarding=self._forwarding,
         )
+        timed = (self._desk, self._outgoing, self._calls, self._platform, self._dispatcher, self._forwarding)
+        self._timed = [part for part in timed if part is not None]
         self._numbers = numbers
         self._started = False
         # Since when no request is taken, by the number that the first of those would have had, and until when
@@ -173,6 +180,8 @@ class BrokerServer:
                 self._host.handle(fact, now)
             elif self._outgoing.owns(fact.link):
                 self._outgoing.handle(fact, now)
+            elif self._forwarding is not None:
+                self._forwarding.handle(fact, now)
         elif isinstance(fact, Drained):
             self._calls.drained(fact.link)
             return
@@ -180,6 +189,8 @@ class BrokerServer:
             self._desk.accepted(fact, now)
         elif isinstance(fact, Opened):
             self._outgoing.handle(fact, now)
+            if self._forwarding is not None:
+                self._forwarding.handle(fact, now)
         elif isinstance(fact, Wake):
             self._wake(now)
         elif isinstance(fact, Reload):
@@ -187,6 +198,9 @@ class BrokerServer:
         elif isinstance(fact, Authorize):
             if self._authority is not None:
                 self._authority.answer(fact, now)
+        elif isinstance(fact, Leased | Located):
+            if self._forwarding is not None:
+                self._forwarding.directory(fact, now)
         elif isinstance(fact, Stop):
             self._stop(now + fact.within, now)
         elif isinstance(fact, Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut):
@@ -199,15 +213,7 @@ class BrokerServer:
     def deadline(self) -> Instant | None:
         if self._over:
             return None
-        return earliest(
-            self._desk.deadline(),
-            self._host.deadline(),
-            self._outgoing.deadline(),
-            self._calls.deadline(),
-            self._platform.deadline(),
-            self._dispatcher.deadline() if self._dispatcher is not None else None,
-            self._stop_by,
-        )
+        return earliest(self._host.deadline(), self._stop_by, *(part.deadline() for part in self._timed))
 
     def figures(self) -> Figures:
         """Return what was counted, and what there is at the moment."""
@@ -220,13 +226,9 @@ class BrokerServer:
 
     # ── turns ──────────────────────────────────────────────────────────────────
     def _wake(self, now: Instant) -> None:
-        self._desk.wake(now)
         self._host.handle(WAKE, now)
-        self._outgoing.wake(now)
-        self._calls.wake(now)
-        self._platform.wake(now)
-        if self._dispatcher is not None:
-            self._dispatcher.wake(now)
+        for part in self._timed:
+            part.wake(now)
 
     def _settle(self, now: Instant) -> None:
         """Hand events from part to part until none is left."""
@@ -250,6 +252,7 @@ class BrokerServer:
             while (found := self._outgoing.next()) is not None:
                 self._answered(*found, now)
                 busy = True
+            busy = (self._forwarding is not None and self._forwarding.settle(now)) or busy
             self._calls.dispatch(now)
 
     def _answered(self, errand: Errand, event: ClientEvent, now: Instant) -> None:
@@ -284,6 +287,7 @@ class BrokerServer:
             len(self._calls)
             or len(self._platform)
             or len(self._application)
+            or (self._forwarding is not None and len(self._forwarding))
             or self._desk.reading_before(self._last_call)
             or (self._dispatcher is not None and self._dispatcher.busy)
         )
@@ -327,6 +331,8 @@ class BrokerServer:
         elif isinstance(event, Over):
             self._calls.upload_over(visit, now)
         elif isinstance(event, Began):
+            if not self._admits(visit, now):
+                return
             token, stream = self._upload_of(visit.path) or ("", "")
             self._calls.upload_began(visit, token, stream, now)
         elif self._tunnels.left(visit, now):
@@ -342,6 +348,8 @@ class BrokerServer:
         if is_primus(visit.path):
             self._tunnels.visit(visit, now)
             return
+        if not self._admits(visit, now):
+            return
         name, token, rest = route_of(visit.path)
         get = visit.head.method in ("GET", "HEAD")
         if self._stop_by is not None and visit.number > self._last_call and name in ("broker", "service"):
@@ -349,15 +357,19 @@ class BrokerServer:
             headers = (("x-broker-failure", "connection-not-ready"), JSON, RETRY_SOON)
             self._desk.respond(visit, 503, headers, compact({"ok": False}), now=now)
         elif name == "broker" and token:
-            self._calls.relay(visit, token, rest, now)
+            self._callers.relay(visit, token, rest, now)
         elif name == "service" and token and get:
-            self._calls.service(visit, token, rest, now)
+            self._callers.service(visit, token, rest, now)
         elif self._authority is not None and self._authority.visit(visit, now):
             return
         elif not self._status.visit(visit, name, token, rest, now):
             question = self._application.ask(visit, now)
             if question is not None:
                 self._wishes.append(question)
+
+    def _admits(self, visit: Visit, now: Instant) -> bool:
+        """Whether a visit may go on: it comes from a node, or does not say so."""
+        return self._forwarding is None or self._forwarding.peers.admit(visit, now)
 
     # ── the application ────────────────────────────────────────────────────────
     def _answer(self, fact: Answering, now: Instant) -> None:

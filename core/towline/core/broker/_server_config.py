@@ -9,6 +9,7 @@ import msgspec
 from towline.core._contract import Record
 from towline.core._limits import LIMITS
 from towline.core._secret import Secret
+from towline.core.broker._cluster import ClusterConfig
 from towline.core.broker._expand import Variables
 from towline.core.broker._rules import AcceptRules, default_server_rules
 
@@ -17,9 +18,9 @@ class BrokerServerConfig(Record, frozen=True):
     """Settings of a broker server.
 
     Shape:  `variables` fill `${VAR}` in the rules' origins; `tokens` None takes any client; `filter_strict` is
-            Filter's `strict`; `authorization` says who judges the credentials that clients have to show, at
-            `gateway_url` if that is a gateway; `dispatcher_url` is told of this server and its clients, under
-            `server_id`, and finds its health at `host_name`
+            Filter's `strict`; with a `cluster` the server is one of several nodes; `authorization` says who judges
+            the credentials that clients have to show, at `gateway_url` if that is a gateway; `dispatcher_url` is told
+            of this server and its clients, under `server_id`, and finds its health at `host_name`
     Units:  seconds. `answer_seconds` bounds a client's silence about a request, `grace_seconds` the time in which
             callers of a token whose last client just left are told to come again; `epoch` is wall-clock seconds since
             1970 minus the driver's `now`
@@ -44,6 +45,7 @@ class BrokerServerConfig(Record, frozen=True):
     server_id: str = "0"
     host_name: str = "localhost"
     epoch: float = 0.0
+    cluster: ClusterConfig | None = None
 
 
 class Reload(Record, frozen=True):

@@ -7,9 +7,10 @@ from typing import Any, Final
 from urllib.parse import unquote
 
 from towline.core._contract import Instant
-from towline.core.broker._answers import JSON, compact
+from towline.core.broker._answers import JSON, clients_page, compact
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._directory import Directory
+from towline.core.broker._forwarding import Forwarding
 
 # A context does not change who is connected.
 _CONTEXT: Final = re.compile(r"/?|/ctx/[^/]+/?", re.IGNORECASE)
@@ -18,11 +19,12 @@ _CONTEXT: Final = re.compile(r"/?|/ctx/[^/]+/?", re.IGNORECASE)
 class StatusPages:
     """Answers about a directory. No token is shown but to whoever named it."""
 
-    def __init__(self, desk: Desk, directory: Directory, version: str) -> None:
+    def __init__(self, desk: Desk, directory: Directory, version: str, forwarding: Forwarding | None = None) -> None:
         self._desk = desk
         self._directory = directory
         self._version = version
         self.stopping = False
+        self._forwarding = forwarding
 
     def visit(self, visit: Visit, name: str, token: str, rest: str, now: Instant) -> bool:
         """Answer a visit to /`name`/`token``rest`; False if it is no page of these."""
@@ -40,17 +42,17 @@ class StatusPages:
         return True
 
     def _connection(self, visit: Visit, token: str, now: Instant) -> None:
-        sessions = self._directory.all_of(token)
-        if not sessions:
-            self._json(visit, 404, {"ok": False}, now, ("x-broker-failure", "no-connection"))
-            return
         clients = []
-        for session in sessions:
+        for session in self._directory.all_of(token):
             entry: dict[str, Any] = {"version": session.version}
             if session.filters is not None:
                 entry["filters"] = session.filters
             clients.append(entry)
-        self._json(visit, 200, {"ok": True, "clients": clients}, now)
+        if self._forwarding is not None and visit.node is None:
+            self._forwarding.pages.visit(visit, token, clients, now)
+            return
+        status, headers, body = clients_page(clients)
+        self._desk.respond(visit, status, headers, body, now=now)
 
-    def _json(self, visit: Visit, status: int, document: object, now: Instant, *more: tuple[str, str]) -> None:
-        self._desk.respond(visit, status, (JSON, *more), compact(document), now=now)
+    def _json(self, visit: Visit, status: int, document: object, now: Instant) -> None:
+        self._desk.respond(visit, status, (JSON,), compact(document), now=now)

@@ -10,10 +10,12 @@ from towline.core._wire import Lost, Note, Received, Transmit
 from towline.core.broker._answers import JSON, compact
 from towline.core.broker._application import server_request_of
 from towline.core.broker._authority import Authority
+from towline.core.broker._callers import Callers
 from towline.core.broker._calls import Calls
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._directory import Directory
 from towline.core.broker._dispatcher import Dispatcher
+from towline.core.broker._forwarding import Forwarding
 from towline.core.broker._ids import masked_token
 from towline.core.broker._platform import Platform
 from towline.core.broker._tally import Tally
@@ -57,6 +59,7 @@ class Tunnels:
         desk: Desk,
         host: TunnelHost,
         directory: Directory,
+        callers: Callers,
         calls: Calls,
         platform: Platform,
         wishes: deque[Any],
@@ -64,16 +67,19 @@ class Tunnels:
         *,
         authority: Authority | None,
         dispatcher: Dispatcher | None,
+        forwarding: Forwarding | None,
     ) -> None:
         self._desk = desk
         self._host = host
         self._directory = directory
+        self._callers = callers
         self._calls = calls
         self._platform = platform
         self._wishes = wishes
         self._tally = tally
         self._authority = authority
         self._dispatcher = dispatcher
+        self._forwarding = forwarding
         # Requests that the host holds.
         self._visits: dict[int, Visit] = {}
 
@@ -135,6 +141,8 @@ class Tunnels:
         session = self._directory.identified(said)
         if self._dispatcher is not None:
             self._dispatcher.connected(session, now)
+        if self._forwarding is not None:
+            self._forwarding.nodes.held(session.token)
         self._note(
             "info",
             "tunnel.identified",
@@ -147,7 +155,10 @@ class Tunnels:
     def _closed(self, said: SessionClosed, now: Instant) -> None:
         gone = self._directory.closed(said.session, now)
         if gone is not None:
-            self._calls.session_closed(gone, now)
+            if self._forwarding is not None and not self._directory.all_of(gone.token):
+                self._forwarding.nodes.left(gone.token)
+            for call in self._calls.session_closed(gone, now):
+                self._callers.again(call, now)
             if self._dispatcher is not None:
                 self._dispatcher.disconnected(gone, self._directory.all_of(gone.token), now)
         self._platform.session_closed(said.session)
