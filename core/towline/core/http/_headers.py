@@ -33,6 +33,9 @@ FRAMING: Final = frozenset({"content-length", "transfer-encoding"})
 # They carry a login and never leave the origin it belongs to (security.md §4.2).
 CREDENTIAL: Final = frozenset({"authorization", "cookie", "proxy-authorization"})
 
+# What may stand around a value and is no part of it.
+SPACES: Final = " \t"
+
 _NAME: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]{1,256}")
 # Latin-1 without control characters, tab excepted: what RFC 9110 §5.5 lets a sender write.
 _VALUE: Final = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -55,11 +58,14 @@ class Fields(Record, frozen=True):
 
     def get(self, name: str) -> str | None:
         """Return the first value of a header, or None. `name` is lower case."""
-        return next((value for key, value in self.headers if key == name), None)
+        for key, value in self.headers:
+            if key == name:
+                return value
+        return None
 
     def all(self, name: str) -> tuple[str, ...]:
         """Return every value of a header, in order."""
-        return tuple(value for key, value in self.headers if key == name)
+        return tuple([value for key, value in self.headers if key == name])
 
 
 def members(values: Iterable[str]) -> list[str]:
@@ -96,7 +102,7 @@ def written(headers: Iterable[tuple[str, str | Secret]]) -> list[tuple[bytes, by
     for name, value in headers:
         if not _NAME.fullmatch(name):
             raise RemoteProtocolError("bad-request", "expected a header name, got characters that a name cannot have")
-        text = (value.reveal() if isinstance(value, Secret) else value).strip(" \t")
+        text = (value.reveal() if isinstance(value, Secret) else value).strip(SPACES)
         if not _VALUE.fullmatch(text):
             raise RemoteProtocolError(
                 "bad-request",

@@ -24,7 +24,7 @@ from towline.core._limits import Limits
 from towline.core._script import Head
 from towline.core.http._exchange import RequestHead
 from towline.core.http._framing import BodyReader, ChunkedBody, CountedBody, Fault, next_event
-from towline.core.http._headers import content_length, members
+from towline.core.http._headers import SPACES, content_length, members
 
 HeadT = TypeVar("HeadT", RequestHead, Head)
 
@@ -215,10 +215,7 @@ def _fields(block: bytes, start: int, limits: Limits) -> tuple[HeaderTexts, dict
         return None
     if start + len(block) > longest and (start > longest + 1 or any(len(line) >= longest for line in lines)):
         return None
-    headers = []
-    for line in lines:
-        name, _, value = line.partition(":")
-        headers.append((name.lower(), value.strip(" \t")))
+    headers = [(name.lower(), value.strip(SPACES)) for name, _, value in [line.partition(":") for line in lines]]
     values = dict(headers)
     if len(values) < count:
         names = [name for name, _ in headers]

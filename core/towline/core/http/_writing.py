@@ -11,9 +11,8 @@ from towline.core._limits import KIB
 from towline.core._script import HeaderList
 from towline.core._secret import Secret
 from towline.core.http._framing import BodyWriter
-from towline.core.http._headers import FRAMING, check_method, check_target, members, without, written
+from towline.core.http._headers import FRAMING, SPACES, check_method, check_target, members, without, written
 
-_TOKENS: Final = re.compile(r"[-!#$%&'*+.^_`|~0-9A-Za-z]*")
 _LINES: Final = re.compile(r"(?:[-!#$%&'*+.^_`|~0-9A-Za-z]{1,256}: [\t\x20-\x7e\x80-\xff]*\r\n)*")
 
 _SORTED: Final = frozenset({"connection", "host", "upgrade", *FRAMING})
@@ -23,53 +22,51 @@ _JOINED: Final = 16 * KIB
 
 
 class _Fields:
-    """The fields of a head that is written: their lines, and what some of them say."""
+    """The fields of a head that is written, without those that frame its body: who writes the body writes them."""
 
-    __slots__ = ("connection", "hosts", "lines", "upgrades")
+    __slots__ = ("connection", "hosts", "lines", "text", "upgrades")
 
     def __init__(self, headers: HeaderList) -> None:
-        """Framing fields are left out: who writes the body writes them.
-
-        Raises:  RemoteProtocolError "bad-request" at the first field that cannot be written
-        """
-        names: list[str] = []
-        lines = self.lines = list[str]()
-        hosts = self.hosts = list[str]()  # the lines of these fields
-        connection = self.connection = list[str]()
+        """Raises:  RemoteProtocolError "bad-request" at the first field that cannot be written"""
+        names = [name.lower() for name, _ in headers]
+        lines = [
+            f"{name}: {(value.reveal() if isinstance(value, Secret) else value).strip(SPACES)}\r\n"
+            for name, value in headers
+        ]
+        self.hosts = 0
+        self.connection: list[str] = []  # the lines that say it
         self.upgrades = False
-        for name, value in headers:
-            text = (value.reveal() if isinstance(value, Secret) else value).strip(" \t")
-            line = f"{name}: {text}\r\n"
-            lower = name.lower()
-            if lower in _SORTED:
-                if lower in FRAMING:
-                    continue
-                if lower == "host":
-                    hosts.append(line)
-                elif lower == "connection":
-                    connection.append(line)
-                elif members((text,)):
-                    self.upgrades = True
-            names.append(name)
-            lines.append(line)
-        # Three looks at everything cost less than one at each: there are as many lines as fields, all are such lines,
-        # and no name holds what could begin a value.
-        text = "".join(lines)
-        if (
-            text.count("\r\n") != len(names)
-            or _LINES.fullmatch(text) is None
-            or _TOKENS.fullmatch("".join(names)) is None
-        ):
+        if not _SORTED.isdisjoint(names):
+            lines = self._sort(names, lines)
+        self.lines = lines
+        self.text = "".join(lines)
+        # Three looks at all of it cost less than one at each: it is made of field lines, there are as many of them as
+        # there are fields, and what stands before the colon is the whole of a name.
+        if _LINES.fullmatch(self.text) is None or self.text.count("\r\n") != len(lines) or ":" in "".join(names):
             written(without(headers, FRAMING))
 
-    def others(self, lines: list[str]) -> str:
-        """Return the lines that are not among these."""
-        return "".join(line for line in self.lines if line not in lines) if lines else "".join(self.lines)
+    def _sort(self, names: list[str], lines: list[str]) -> list[str]:
+        """Return the lines to be written, `Host` first (RFC 9112 §3.2), and learn what some of them say."""
+        first: list[str] = []
+        others: list[str] = []
+        for name, line in zip(names, lines, strict=True):
+            if name not in _SORTED:
+                others.append(line)
+            elif name == "host":
+                first.append(line)
+            elif name not in FRAMING:
+                others.append(line)
+                if name == "connection":
+                    self.connection.append(line)
+                elif members((line.partition(":")[2],)):
+                    self.upgrades = True
+        self.hosts = len(first)
+        return first + others
 
     @property
     def options(self) -> list[str]:
         """What `Connection` says, in lower case."""
-        return members(line.partition(":")[2] for line in self.connection)
+        return members([line.partition(":")[2] for line in self.connection]) if self.connection else []
 
 
 def request_head(
@@ -82,14 +79,13 @@ def request_head(
     check_method(method)
     check_target(target)
     fields = _Fields(headers)
-    if len(fields.hosts) != 1:
+    if fields.hosts != 1:
         wrong = "Found multiple" if fields.hosts else "Missing mandatory"
         raise LocalProtocolError(f"expected headers of a request, got: {wrong} Host")
     _check_length(length)
     framing = "Transfer-Encoding: chunked\r\n" if chunked else "" if length is None else f"Content-Length: {length}\r\n"
-    closes = bool(fields.connection) and "close" in fields.options
-    head = f"{method} {target} HTTP/1.1\r\n{fields.hosts[0]}{fields.others(fields.hosts)}{framing}\r\n"
-    return head.encode("latin-1"), closes, fields.upgrades
+    head = f"{method} {target} HTTP/1.1\r\n{fields.text}{framing}\r\n"
+    return head.encode("latin-1"), "close" in fields.options, fields.upgrades
 
 
 def answer_head(
@@ -103,23 +99,22 @@ def answer_head(
     """
     fields = _Fields(headers)
     _check_length(length)
-    apart = fields.hosts
-    framing = ""
+    text, framing = fields.text, ""
     to_the_end = length is None and version == "1.0" and not bodiless
     if status != 204:
         if length is not None:
             framing = f"Content-Length: {length}\r\n"
         elif version != "1.0" and status != 304:
             framing = "Transfer-Encoding: chunked\r\n"
-    closes = bool(fields.connection) and "close" in fields.options
+    closes = "close" in fields.options
     last = last or to_the_end or closes
     if last and not closes:
-        apart = apart + fields.connection
         options = sorted({*fields.options, "close"} - {"keep-alive"})
+        text = "".join(line for line in fields.lines if line not in fields.connection)
         framing += "".join(f"Connection: {option}\r\n" for option in options)
-    start, hosts = _STARTS.get(status) or f"HTTP/1.1 {status} \r\n", "".join(fields.hosts)
-    head = f"{start}{hosts}{fields.others(apart)}{framing}\r\n"
-    return head.encode("latin-1"), BodyWriter(0 if bodiless else length, to_the_end=to_the_end), last
+    start = _STARTS.get(status) or f"HTTP/1.1 {status} \r\n"
+    head = f"{start}{text}{framing}\r\n".encode("latin-1")
+    return head, BodyWriter(0 if bodiless else length, to_the_end=to_the_end), last
 
 
 def join_small(out: list[Data], pieces: list[Data]) -> None:
