@@ -144,3 +144,19 @@ def test_every_address_has_a_verdict_that_its_spelling_does_not_change(address: 
     if address.version == 4:
         for spelling in (str(int(address)), hex(int(address)), f"::ffff:{address}", f"0{int(address):o}"):
             assert (refused(Guard(), "untrusted", [spelling]) is None) == verdict, spelling
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "127.0.0.1"]
+)
+def test_the_machines_own_identity_is_asked_where_a_cloud_serves_it(address: str) -> None:
+    Guard().judge("metadata", "metadata.example", 80, [address])
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.1.1", "10.0.0.1", "93.184.216.34", "100.100.100.200", "::ffff:169.254.169.254"]
+)
+def test_and_nowhere_else(address: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        Guard(networks=("0.0.0.0/0", "::/0")).judge("metadata", "metadata.example", 80, ["169.254.169.254", address])
+    assert caught.value.kind == "address-blocked"

@@ -37,7 +37,7 @@ from towline.core.registry import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from vectors import broker_filters, broker_run, transcripts
+from vectors import broker_filters, broker_run, registry_b, transcripts
 
 Vector = dict[str, Any]
 
@@ -165,6 +165,9 @@ def main(arguments: list[str]) -> int:
             results = [(scenario["name"], transcripts.play_scenario(document, scenario)) for scenario in scenarios]
         elif document.get("format") == FORMAT and kind in RUNNERS and isinstance(document.get("vectors"), list):
             results = [(vector.get("id", "?"), check(kind, vector)) for vector in document["vectors"]]
+        elif document.get("format") == registry_b.FORMAT and any(map(registry_b.playable, document["vectors"])):
+            playable = filter(registry_b.playable, document["vectors"])
+            results = [(vector["name"], registry_b.play(vector)) for vector in playable]
         else:
             of_type = f" of type {document['type']}" if kind == "transcript" and "type" in document else ""
             print(f"{path.name}: not run: kind {kind}{of_type}")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -25,6 +27,7 @@ def _load_runner() -> ModuleType:
 runner = _load_runner()
 ALL = sorted(FOLDER.glob("*.json"))
 FILES = [path for path in ALL if "vectors" in json.loads(path.read_text())]
+PART_B = sorted((HERE / "registry-b").glob("*.json"))
 TRANSCRIPTS = [path for path in ALL if path not in FILES]
 
 
@@ -49,7 +52,7 @@ def test_transcripts(path: Path) -> None:
 
 
 def test_a_doctored_transcript_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    document = json.loads(TRANSCRIPTS[0].read_text())
+    document = json.loads((FOLDER / "transcript-docker-hub.json").read_text())
     document["scenarios"][0]["steps"][1]["expect"]["authorization"] = "Basic doctored"
     document["scenarios"][2]["result"]["tags"].append("doctored")
     document["scenarios"][9]["steps"].pop()
@@ -62,7 +65,34 @@ def test_the_whole_folder_ends_with_0_and_a_count_for_each_file(capsys: pytest.C
     assert runner.main([str(FOLDER)]) == 0
     out = capsys.readouterr().out
     assert "image-reference.json: 95 passed, 0 failed" in out
-    assert "267 passed, 0 failed" in out
+    assert "313 passed, 0 failed" in out
+
+
+@pytest.mark.parametrize("path", PART_B, ids=lambda path: path.stem)
+def test_vectors_of_part_b(path: Path) -> None:
+    vectors = [vector for vector in json.loads(path.read_text())["vectors"] if vector["operation"] != "recording"]
+    wrong = {vector["name"]: runner.registry_b.play(vector) for vector in vectors}
+    assert {name: problem for name, problem in wrong.items() if problem} == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "vector", "doctor"),
+    [
+        ("ecr", 0, lambda v: v["steps"][1]["request"]["headers"]["authorization"]["sigv4"].update(region="eu-west-4")),
+        ("ecr", 1, lambda v: v["result"]["value"].append("doctored")),
+        ("acr-exchange", 0, lambda v: v["steps"][1]["request"]["body"]["form"].update(client_secret="doctored")),
+        ("nexus-cr", 3, lambda v: v["steps"].pop()),
+        ("nexus-cr", 10, lambda v: v["result"]["error"].update(status=403)),
+        ("google-artifact-cr", 2, lambda v: v["steps"][0].update(clock="2026-01-15T12:00:01Z")),
+        ("aws-sigv4", 1, lambda v: v["config"].update(region="us-east-2")),
+        ("gcp-jwt", 1, lambda v: v["config"].update(scope="doctored")),
+    ],
+)
+def test_a_doctored_vector_of_part_b_fails(name: str, vector: int, doctor: Callable[[dict[str, Any]], Any]) -> None:
+    doctored = json.loads((HERE / "registry-b" / f"{name}.json").read_text())["vectors"][vector]
+    assert runner.registry_b.play(doctored) is None
+    doctor(doctored)
+    assert runner.registry_b.play(doctored) is not None
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -48,6 +48,8 @@ from towline.core.registry import (
     ping,
     resolve_manifest,
 )
+from towline.core.registry._access import obtain_with
+from towline.core.registry._session import TokenKey
 
 # The vectors' names for the ends of an operation, and our kinds.
 ERRORS = {
@@ -76,7 +78,8 @@ def play_scenario(document: dict[str, Any], scenario: dict[str, Any]) -> str | N
     """Play one scenario; return None, or what went wrong."""
     try:
         registry = _registry(document, scenario["operation"])
-        outcome = _Player(scenario["steps"]).run(_operation(registry, scenario["operation"]))
+        realm = scenario["steps"][0]["expect"]["url"]
+        outcome = Player(scenario["steps"]).run(_operation(registry, scenario["operation"], realm))
         _compare(scenario["result"], outcome)
     except Mismatch as mismatch:
         return str(mismatch)
@@ -86,19 +89,23 @@ def play_scenario(document: dict[str, Any], scenario: dict[str, Any]) -> str | N
 def _registry(document: dict[str, Any], operation: dict[str, Any]) -> Registry:
     config = document["config"]
     who = operation.get("credentials", config)
+    if who and "oauth_token" in who:
+        who = {"username": "$oauthtoken", "password": who["oauth_token"]}
     credentials = Credentials(who["username"], Secret(who["password"])) if who and who.get("password") else None
+    named = [operation[name] for name in ("namespace", "group", "registry") if name in operation]
     return Registry(
         config["base_url"],
         dialect=find_dialect(document["type"]),
         entropy=Entropy(b"a transcript's seed"),
         credentials=credentials,
         allowed_realm_hosts=config.get("extra_realm_hosts", ()),
-        namespaces=[operation["namespace"]] if "namespace" in operation else config.get("namespaces", ()),
+        namespaces=named or config.get("namespaces", ()),
+        api=config.get("api_url"),
         retries=0,
     )
 
 
-def _operation(registry: Registry, operation: dict[str, Any]) -> Step[dict[str, Any]]:
+def _operation(registry: Registry, operation: dict[str, Any], realm: str) -> Step[dict[str, Any]]:
     # "An operation without page_size sends no n."
     page_size = operation.get("page_size", 0)
     match operation["op"]:
@@ -129,15 +136,26 @@ def _operation(registry: Registry, operation: dict[str, Any]) -> Step[dict[str, 
             plan = BlobPlan(blob.digest, blob.size)
             proved = yield from download_blob(registry, operation["repository"], blob, plan)
             return {"blob_digest": proved.digest, "size": proved.size, "verified": True}
+        case "raw-token":
+            key = TokenKey(realm, registry.base.host, tuple(operation["scopes"]), registry.username)
+            yield from obtain_with(registry, key, registry.credentials)
+            return {}
     raise Mismatch(f"no operation of ours for {operation['op']}")
 
 
-class _Player:
+class Player:
+    """Runs a script against steps, each a request that must go out and its answer."""
+
     def __init__(self, steps: list[dict[str, Any]]) -> None:
         self.steps = list(steps)
         self.now = 1000.0
         self.body: list[Body | Tail | Broken] = []
         self.streams: dict[int, Any] = {}
+
+    @property
+    def pending(self) -> list[dict[str, Any]]:
+        """The steps that must still come."""
+        return self.steps
 
     def run(self, steps: Step[dict[str, Any]]) -> dict[str, Any] | TowlineError:
         script = Script(steps)
@@ -145,12 +163,12 @@ class _Player:
         while True:
             wish = script.poll()
             match wish:
-                case Finished(value) if not self.steps:
+                case Finished(value) if not self.pending:
                     return dict(value)
-                case Failed(error) if not self.steps:
+                case Failed(error) if not self.pending:
                     return error
                 case Finished() | Failed():
-                    raise Mismatch(f"ended early, with {len(self.steps)} steps left: {wish}")
+                    raise Mismatch(f"ended early, with {len(self.pending)} steps left: {wish}")
                 case Fetch(request):
                     script.handle(self.answer(request), self.now)
                 case Read():

@@ -60,7 +60,6 @@ class Limits(Record, frozen=True):
     image_scan: int = 2 * GIB
 
     list_page: int = 8 * MIB
-    list_page_items: int = 1_000
     list_pages: int = 1_000
     list_items: int = 100_000
 
@@ -166,6 +165,7 @@ class Limits(Record, frozen=True):
     jobs_queued: int = 1_000
     job_attempts: int = 3
     drain: float = 25.0
+    drain_most: float = 600.0
 
     log_record: int = 16 * KIB
     foreign_text: int = 1 * KIB

@@ -16,7 +16,21 @@ from typing import Any, Final, Generic, Literal, TypeAlias, TypeVar, cast
 from towline.core._contract import Data, Instant, Record
 from towline.core._errors import LocalProtocolError, TowlineError
 from towline.core._secret import Secret
-from towline.core._wire import Abandon, Begin, End, Failed, Feed, Finished, Note, Plan, Proved, Refused, Store, Wake
+from towline.core._wire import (
+    Abandon,
+    Begin,
+    End,
+    Failed,
+    Feed,
+    Finished,
+    Note,
+    Plan,
+    Proved,
+    Purpose,
+    Refused,
+    Store,
+    Wake,
+)
 
 T = TypeVar("T")
 
@@ -31,7 +45,11 @@ class Request(Record, frozen=True):
     url: str
     headers: HeaderList = ()
     body: bytes = b""
-    purpose: Literal["configured", "untrusted"] = "configured"
+    purpose: Purpose = "configured"
+
+    def __repr__(self) -> str:
+        # Neither a query nor a body is shown: a signed address and a login form are secrets.
+        return f"Request({self.method} {self.url.partition('?')[0]}, {self.headers}, {len(self.body)} bytes)"
 
 
 class Fetch(Record, frozen=True):

@@ -16,6 +16,10 @@ from towline.core._errors import TowlineError
 
 T = TypeVar("T")
 
+Purpose: TypeAlias = Literal["configured", "untrusted", "metadata"]
+"""What the dial guard is told of a target: named by the operator, named by a peer, or the machine's own metadata
+service, the one place for which link-local addresses are dialled."""
+
 
 # ── facts ──────────────────────────────────────────────────────────────────────
 class Wake(Record, frozen=True):
@@ -96,13 +100,13 @@ WireFact: TypeAlias = Wake | Opened | Accepted | Received | Filled | Ended | Los
 
 # ── wishes ─────────────────────────────────────────────────────────────────────
 class Open(Record, frozen=True):
-    """Connect. `purpose` tells the dial guard whether the target was configured or named by a peer."""
+    """Connect. `purpose` tells the dial guard who named the target."""
 
     link: int
     host: str
     port: int
     tls: bool
-    purpose: Literal["configured", "untrusted"] = "configured"
+    purpose: Purpose = "configured"
     route: str = "direct"
 
 

@@ -11,7 +11,7 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
-from towline.core import Record, RemoteProtocolError
+from towline.core import Purpose, Record, RemoteProtocolError
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -28,6 +28,13 @@ METADATA: Final[frozenset[Address]] = frozenset(
         "fd00:ec2::23",  # EKS pod identity over IPv6
         "fd20:ce::254",  # GCP over IPv6
     )
+)
+
+# Those of them that say who this machine is, and are asked by the code of cloud identities alone. A container's
+# credentials may also come from an agent on its own loopback.
+IDENTITY: Final[frozenset[Address]] = frozenset(
+    ipaddress.ip_address(text)
+    for text in ("169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254")
 )
 
 # "This network" reaches the host itself on Linux, and class E is nobody's.
@@ -64,7 +71,7 @@ class Guard(Record, frozen=True):
 
     def judge(
         self,
-        purpose: Literal["configured", "untrusted"],
+        purpose: Purpose,
         host: str,
         port: int,
         addresses: Sequence[str],
@@ -72,8 +79,12 @@ class Guard(Record, frozen=True):
         """Raise an `address-blocked` error unless every address may be connected to.
 
         All are judged, not only the first: a name that stands for a public and a private address at once is
-        how a peer would try twice. `configured` is a machine's word that the operator named the target.
+        how a peer would try twice. `configured` is a machine's word that the operator named the target, `metadata`
+        its word that nobody did: that it asks for the machine's own identity, at an address in the table below.
         """
+        if purpose == "metadata":
+            self._judge_metadata(host, port, addresses)
+            return
         known = purpose == "configured" or (host.lower().rstrip("."), port) in self.origins
         for text in addresses:
             address = literal(text)
@@ -85,6 +96,14 @@ class Guard(Record, frozen=True):
                     "address-blocked",
                     f"{host}:{port} leads to {address}, {why}",
                     hint="list the network if links to it are meant" if "never" not in why else None,
+                )
+
+    def _judge_metadata(self, host: str, port: int, addresses: Sequence[str]) -> None:
+        for text in addresses:
+            address = literal(text)
+            if address is None or (address not in IDENTITY and not address.is_loopback):
+                raise RemoteProtocolError(
+                    "address-blocked", f"{host}:{port} leads to {text}, which is no service of the machine's identity"
                 )
 
     def _refusal(self, address: Address, known: bool) -> str | None:

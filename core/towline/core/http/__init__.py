@@ -25,11 +25,12 @@ from towline.core.http._face import (
 )
 from towline.core.http._headers import CREDENTIAL, FRAMING, HOP_BY_HOP, members, strip_hop_by_hop, without
 from towline.core.http._pool import LINK_TABLE
-from towline.core.http._redirect import fetch_following
+from towline.core.http._redirect import BlockedRedirect, fetch_following
 from towline.core.http._server import ServerConnection
 from towline.core.http._url import Origin, Url, redacted
 
 __all__ = [
+    "BlockedRedirect",
     "Answer",
     "AnswerBody",
     "AnswerCut",

@@ -18,6 +18,14 @@ _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _FOLLOWED: Final = frozenset({"GET", "HEAD"})
 
 
+class BlockedRedirect(RemoteProtocolError):
+    """A redirect that is not followed. `target` is where it leads, None if that cannot be said."""
+
+    def __init__(self, message: str, status: int | None, target: Url | None) -> None:
+        super().__init__("redirect-blocked", message, registry_status=status)
+        self.target = target
+
+
 def fetch_following(
     request: Request, *, secure_from: Url, max_redirects: int = LIMITS.http_redirects, may_leave: bool = True
 ) -> Step[tuple[Head, Url] | Broken]:
@@ -27,7 +35,7 @@ def fetch_following(
     without any login, and stays so for the rest of the way; if it is https, nothing on the way may be http.
     With `may_leave` False a redirect to another origin is refused.
 
-    Raises:  "redirect-blocked" for a redirect that leads where it must not, or for one too many
+    Raises:  BlockedRedirect for a redirect that leads where it must not, or for one too many
     """
     url = Url.parse(request.url)
     for _ in range(max_redirects + 1):
@@ -38,21 +46,21 @@ def fetch_following(
             return head, url
         target = _target(url, head)
         if target.scheme == "http" and "https" in (url.scheme, secure_from.scheme):
-            _block(url, f"expected a redirect that stays on https, got one to {redacted(target)}")
+            _block(url, f"expected a redirect that stays on https, got one to {redacted(target)}", head, target)
         if target.origin != url.origin:
             if not may_leave:
-                _block(url, f"expected a redirect within the origin, got one to {redacted(target)}")
+                _block(url, f"expected a redirect within the origin, got one to {redacted(target)}", head, target)
             request = Request(request.method, str(target), _without_login(request.headers), purpose="untrusted")
         else:
             request = Request(request.method, str(target), request.headers, purpose=request.purpose)
         url = target
-    _block(url, f"expected at most {max_redirects} redirects, got another")
+    raise BlockedRedirect(f"{redacted(url)}: expected at most {max_redirects} redirects, got another", None, None)
 
 
 def _target(url: Url, head: Head) -> Url:
     places = frozenset(head.all("location"))
     if len(places) > 1:
-        _block(url, "expected one Location, got several that differ")
+        _block(url, "expected one Location, got several that differ", head, None)
     return url.join(next(iter(places)), kind="redirect-blocked")
 
 
@@ -65,5 +73,5 @@ def _without_login(headers: HeaderList) -> HeaderList:
     )
 
 
-def _block(url: Url, why: str) -> NoReturn:
-    raise RemoteProtocolError("redirect-blocked", f"{redacted(url)}: {why}")
+def _block(url: Url, why: str, head: Head, target: Url | None) -> NoReturn:
+    raise BlockedRedirect(f"{redacted(url)}: {why}", head.status, target)

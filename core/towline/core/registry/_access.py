@@ -13,13 +13,20 @@ from __future__ import annotations
 from towline.core._contract import Record
 from towline.core._errors import RemoteProtocolError
 from towline.core._script import HeaderList, Request, Step, clock
-from towline.core.http import Url
+from towline.core.http import BlockedRedirect, Url
 from towline.core.registry._challenge import Challenge, parse_challenges, select
 from towline.core.registry._failure import What, failure
 from towline.core.registry._realm import RealmVerdict, realm_allowed
 from towline.core.registry._send import Reply, Want, follow_token, send
 from towline.core.registry._session import Registry, Shown, TokenKey
-from towline.core.registry._token import TokenRefused, parse_token_answer, token_url, wanted_scopes
+from towline.core.registry._token import (
+    Credentials,
+    TokenAnswer,
+    TokenRefused,
+    parse_token_answer,
+    token_url,
+    wanted_scopes,
+)
 
 # A login check, the demanded scope, another scope added: more tokens for one request would be a loop.
 _TOKENS_PER_REQUEST = 2
@@ -58,7 +65,10 @@ def ask(registry: Registry, wanted: Ask) -> Step[Reply]:
     shown = yield from _first(registry, wanted, tried)
     while True:
         headers = wanted.headers if shown is None else (*wanted.headers, ("authorization", shown.header))
-        reply = yield from send(registry, Request(wanted.method, str(wanted.url), headers), wanted.want)
+        try:
+            reply = yield from send(registry, Request(wanted.method, str(wanted.url), headers), wanted.want)
+        except BlockedRedirect as blocked:
+            raise _landing(registry, blocked) from None
         if reply.url.origin != wanted.url.origin:
             # The registry let us in and sent us on; what the other host says is about the address it was given.
             if shown is not None:
@@ -79,10 +89,35 @@ def ask(registry: Registry, wanted: Ask) -> Step[Reply]:
         return reply
 
 
+def _landing(registry: Registry, blocked: BlockedRedirect) -> RemoteProtocolError:
+    """Return what a redirect means that leads to a page for people: data of the dialect, where it is known."""
+    kind = dict(registry.dialect.landings).get(blocked.target.host if blocked.target is not None else "")
+    if kind is None:
+        return blocked
+    hint = registry.dialect.catalogue_hint if kind == "catalog-unsupported" else registry.dialect.landing_hint
+    return RemoteProtocolError(kind, blocked.message, hint=hint, registry_status=blocked.registry_status)
+
+
+def let_in(registry: Registry) -> Step[None]:
+    """Log in as `/v2/` demands, before a request that everybody is answered and only we in full.
+
+    Raises:  as `ask` does
+    """
+    if registry.credentials is None or registry.way(None) is not None:
+        return
+    registry.check_not_refused()
+    wanted = Ask("ping", registry.url(""), None, Want(registry.limits.registry_error_body))
+    reply = yield from send(registry, Request("GET", str(wanted.url)), wanted.want)
+    if reply.status == 401:
+        shown = yield from _answer_challenge(registry, wanted, reply, None, _Tried())
+        if shown is not None:
+            registry.worked(None, shown)
+
+
 def _expired(registry: Registry, wanted: Ask, reply: Reply, shown: Shown, tried: _Tried) -> bool:
     """Tell whether an answer means that what was shown has had its time, so that the same way leads on."""
     sign = registry.dialect.expired
-    if sign is not None and reply.status >= 400 and sign(reply.head, reply.body):
+    if sign is not None and reply.status >= 400 and sign(registry, reply.head, reply.body):
         return True
     # A token that worked before is refused without a word on how to get another: as it was got the first time.
     return (
@@ -155,8 +190,10 @@ def _denied(registry: Registry, wanted: Ask, reply: Reply, came: str) -> RemoteP
 
 def _key_for(registry: Registry, wanted: Ask, challenge: Challenge, tried: _Tried) -> TokenKey:
     realm = challenge.get("realm")
+    if registry.dialect.realm_may_be_plain:
+        realm = _on_tls(registry, realm)
     verdict = _judge(registry, realm)
-    scopes = wanted_scopes(challenge.get("scope"), wanted.need)
+    scopes = wanted_scopes(challenge.get("scope"), wanted.need, registry.dialect.scopes)
     if tried.issued:
         # The token just issued does not suffice: what is demanded comes in addition, the new scope first.
         scopes = tuple(dict.fromkeys((*scopes, *tried.issued[-1].scopes)))
@@ -167,6 +204,17 @@ def _key_for(registry: Registry, wanted: Ask, challenge: Challenge, tried: _Trie
             hint=f"if {_host(realm)} is the registry's token server, list it among the allowed realm hosts",
         )
     return TokenKey(realm, challenge.get("service"), scopes, registry.username)
+
+
+def _on_tls(registry: Registry, realm: str) -> str:
+    """Return a realm that names the registry itself as if it had no TLS at the address that has it."""
+    base = registry.base
+    plain = f"http://{base.authority}/"
+    return (
+        f"https://{base.authority}/{realm[len(plain) :]}"
+        if base.scheme == "https" and realm.startswith(plain)
+        else realm
+    )
 
 
 def _judge(registry: Registry, realm: str) -> RealmVerdict:
@@ -183,19 +231,23 @@ def _host(realm: str) -> str:
 def _obtain(registry: Registry, key: TokenKey, tried: _Tried) -> Step[Shown]:
     """Ask the realm for a token. Without credentials nothing secret is sent, so the realm may be unrelated."""
     tried.issued.append(key)
-    if registry.dialect.exchange is not None:
-        answer = yield from registry.dialect.exchange(registry, key)
-        now = yield from clock()
-        return registry.keep(key, answer.token, answer.lifetime, now)
-    return (yield from obtain_token(registry, key))
+    own = registry.dialect.exchange
+    answer = None if own is None else (yield from own(registry, key))
+    if answer is None:
+        answer = yield from obtain_with(registry, key, registry.credentials)
+    now = yield from clock()
+    return registry.keep(key, answer.token, answer.lifetime, now)
 
 
-def obtain_token(registry: Registry, key: TokenKey) -> Step[Shown]:
-    """Ask the realm for a token the protocol's way: GET, with Basic where there is a login."""
+def obtain_with(registry: Registry, key: TokenKey, who: Credentials | None) -> Step[TokenAnswer]:
+    """Ask the realm for a token the protocol's way: GET, with Basic where there is a login.
+
+    Raises:  registry-unauthorized, registry-rate-limited, registry-error, protocol-error, what a request raises
+    """
     url = token_url(Url.parse(key.realm), key.service, key.scopes)
     headers: HeaderList = (("accept", "application/json"),)
-    if registry.credentials is not None:
-        headers = (*headers, ("authorization", registry.credentials.basic()))
+    if who is not None:
+        headers = (*headers, ("authorization", who.basic()))
     related = _judge(registry, key.realm).send_credentials
     request = Request("GET", str(url), headers, purpose="configured" if related else "untrusted")
     want = Want(registry.limits.registry_token_answer)
@@ -203,8 +255,7 @@ def obtain_token(registry: Registry, key: TokenKey) -> Step[Shown]:
     answer = parse_token_answer(reply.status, reply.body, registry.limits)
     if isinstance(answer, TokenRefused):
         raise _no_token(registry, reply, answer, url)
-    now = yield from clock()
-    return registry.keep(key, answer.token, answer.lifetime, now)
+    return answer
 
 
 def _no_token(registry: Registry, reply: Reply, answer: TokenRefused, url: Url) -> RemoteProtocolError:

@@ -32,7 +32,19 @@ def list_details(
     own = registry.dialect.details
     if own is not None and via != "registry":
         return (yield from own(registry, registry.repository(repository), wanted))
-    tags = yield from list_tags(registry, repository, page_size=page_size, limit=limit, partial=partial, via=via)
+    return (yield from look_into_each(registry, repository, wanted))
+
+
+def look_into_each(registry: Registry, repository: str, wanted: Wanted) -> Step[Details]:
+    """List the tags, and ask for each one's digest; when it was pushed the protocol does not tell."""
+    tags = yield from list_tags(
+        registry,
+        repository,
+        page_size=wanted.page_size,
+        limit=wanted.limit,
+        partial=wanted.partial,
+        via=wanted.via,
+    )
     items = yield from together([_head(registry, repository, tag) for tag in tags.items], _AT_ONCE)
     unknown = sum(item.digest is None for item in items)
     warnings = (f"{unknown} tags could not be looked into",) if unknown else ()

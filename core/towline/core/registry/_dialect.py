@@ -18,8 +18,8 @@ ListRepositories: TypeAlias = "Callable[[Registry, Wanted], Step[Listing]]"
 ListTags: TypeAlias = "Callable[[Registry, str, Wanted], Step[Listing]]"
 ListDetails: TypeAlias = "Callable[[Registry, str, Wanted], Step[Details]]"
 LogIn: TypeAlias = "Callable[[Registry], Step[Shown]]"
-Exchange: TypeAlias = "Callable[[Registry, TokenKey], Step[TokenAnswer]]"
-Expired: TypeAlias = "Callable[[Head, bytes], bool]"
+Exchange: TypeAlias = "Callable[[Registry, TokenKey], Step[TokenAnswer | None]]"
+Expired: TypeAlias = "Callable[[Registry, Head, bytes], bool]"
 DeriveBase: TypeAlias = "Callable[[Role], str]"
 
 
@@ -30,15 +30,18 @@ class Dialect(Record, frozen=True):
     the base is: a prefix before `/v2/`, or a namespace behind it that narrows lists. `derive_base` makes the address
     of a role, where none is written.
 
-    Login: `realm_hosts` are token hosts that belong to the type although they are on another domain.
-    `log_in` gets an Authorization before the first request, instead of answering a challenge. `exchange` gets a
-    token for a challenge in the type's own way, instead of GET with Basic. `expired` knows an answer that means
-    "renew" beyond the 401 that every token may meet. `basic_refusal` is what a 401 to Basic on a repository means:
-    that the login is wrong, or only the right.
+    Login: `realm_hosts` are token hosts that belong to the type although they are on another domain. `log_in` gets
+    an Authorization before the first request, instead of answering a challenge. `exchange` gets a token for a
+    challenge in the type's own way, or None for the protocol's, GET with Basic. `expired` knows an answer that means
+    "renew" beyond the 401 that every token may meet, and drops what it means. `basic_refusal` is what a 401 to Basic
+    on a repository means: that the login is wrong, or only the right. `scopes` says how far a challenge's scopes are
+    taken (`wanted_scopes`), `realm_may_be_plain` that a realm on the registry's own host and port may wrongly lack
+    TLS.
 
     Lists: `repositories`, `tags` and `details` are the type's own way of listing; None is the protocol's.
     `link` says what of a Link is to be trusted: the address, or its query only. `page_size` is what is asked for
-    by default, `page_most` the most that may be asked for.
+    by default, `page_most` the most that may be asked for. `landings` are hosts of pages for people that a
+    registry redirects to, and what kind of error that is.
     """
 
     name: str
@@ -55,6 +58,8 @@ class Dialect(Record, frozen=True):
     exchange: Exchange | None = None
     expired: Expired | None = None
     basic_refusal: Literal["login", "right"] = "login"
+    scopes: Literal["own", "suffix", "all"] = "own"
+    realm_may_be_plain: bool = False
 
     repositories: ListRepositories | None = None
     tags: ListTags | None = None
@@ -63,6 +68,8 @@ class Dialect(Record, frozen=True):
     link: Literal["address", "query"] = "address"
     page_size: int = 100
     page_most: int = 1000
+    landings: tuple[tuple[str, str], ...] = ()
+    landing_hint: str | None = None
 
     catalogue_hint: str = "name the repositories in the configuration, or use a login that may list them"
     denial_hint: str = "give the login the right to pull this repository, or check its name"

@@ -40,7 +40,7 @@ class _Walk(Record, frozen=True):
 
     what: What
     path: str
-    need: str
+    need: str | None
     items: Callable[[bytes, str], list[Any]]
     is_item: Callable[[object], bool]
 
@@ -81,9 +81,18 @@ def list_tags(
     return (yield from own(registry, registry.repository(repository), wanted))
 
 
-def walk_catalogue(registry: Registry, wanted: Wanted) -> Step[Listing]:
-    """List the repositories by `/v2/_catalog`, which is no part of the OCI specification."""
-    walk = _Walk("catalogue", registry.dialect.catalogue, "registry:catalog:*", _repositories, is_repository)
+def walk_catalogue(registry: Registry, wanted: Wanted, need: str | None = "registry:catalog:*") -> Step[Listing]:
+    """List the repositories by `/v2/_catalog`, which is no part of the OCI specification.
+
+    Where the base's path is a namespace, what is not below it is left out.
+    """
+    within = registry.base.path.strip("/") if registry.dialect.base_path == "namespace" else ""
+
+    def items(body: bytes, where: str) -> list[Any]:
+        names = typed_json(body, _CataloguePage, f"catalogue page {where}").repositories or []
+        return [name for name in names if not within or str(name).startswith(f"{within}/")]
+
+    walk = _Walk("catalogue", registry.dialect.catalogue, need, items, is_repository)
     return (yield from _pages(registry, walk, wanted)).listing()
 
 
@@ -97,8 +106,14 @@ def collect_tags(
 ) -> Step[Collected]:
     """Walk over the protocol's pages of tags; `items` reads a page's body and where it came from."""
     name = registry.repository(repository)
-    walk = _Walk("tags", f"v2/{name}/tags/list", f"repository:{name}:pull", items, is_tag_name)
-    return (yield from _pages(registry, walk, wanted))
+    return (yield from collect(registry, f"v2/{name}/tags/list", f"repository:{name}:pull", wanted, items))
+
+
+def collect(
+    registry: Registry, path: str, need: str, wanted: Wanted, items: Callable[[bytes, str], list[Any]]
+) -> Step[Collected]:
+    """Walk over pages of tags at a path of the registry's own."""
+    return (yield from _pages(registry, _Walk("tags", path, need, items, is_tag_name), wanted))
 
 
 def _pages(registry: Registry, walk: _Walk, wanted: Wanted) -> Step[Collected]:
@@ -141,10 +156,6 @@ def _page_too_large(registry: Registry, reply: Reply) -> bool:
         return False
     report = failure(registry, "api", "GET", reply.head, reply.url, reply.body)
     return report.registry_code == "PAGINATION_NUMBER_INVALID"
-
-
-def _repositories(body: bytes, where: str) -> list[Any]:
-    return typed_json(body, _CataloguePage, f"catalogue page {where}").repositories or []
 
 
 def _tags(body: bytes, where: str) -> list[Any]:

@@ -20,12 +20,14 @@ class Want(Record, frozen=True):
     """What to do with a success's body.
 
     `limit` bytes of it are read, and more is an error of kind `beyond`; None leaves it to be read by the caller.
-    `may_leave` lets a redirect go to another origin, without credentials.
+    `may_leave` lets a redirect go to another origin, without credentials. `whole_errors` takes an error's body
+    like a success's, for services whose errors are documents.
     """
 
     limit: int | None
     beyond: str = "protocol-error"
     may_leave: bool = False
+    whole_errors: bool = False
 
 
 class Reply(Record, frozen=True):
@@ -108,7 +110,7 @@ def _once(registry: Registry, request: Request, want: Want, follow: Follow | Non
     if request.method == "HEAD" or head.status in (204, 304, 416):
         # 416 from distribution 2.8.2 announces a body it does not send.
         return Reply(head, url)
-    if head.status >= 300:
+    if head.status >= 300 and not want.whole_errors:
         return Reply(head, url, (yield from _some_body(registry.limits.registry_error_body)))
     if want.limit is None:
         return Reply(head, url)

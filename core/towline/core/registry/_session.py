@@ -98,6 +98,8 @@ class Registry:
         # What the registry asked for, by the scope that was needed: None stands for Basic.
         self._ways: dict[str | None, TokenKey | None] = {}
         self._tokens: dict[TokenKey, Token] = {}
+        # What a cloud's login got: each thing by its name, and until when it is good.
+        self._held: dict[str, tuple[Any, Instant]] = {}
         self._basic_works = False
         self._refused: RemoteProtocolError | None = None
 
@@ -123,6 +125,11 @@ class Registry:
         return Url(self.base.scheme, self.base.host, self.base.port, f"{prefix}/{path}", query)
 
     @property
+    def has_api(self) -> bool:
+        """Whether it is known where the vendor's API is."""
+        return (self._api or self.dialect.api) is not None
+
+    @property
     def api(self) -> Url:
         """The base address of the vendor's API.
 
@@ -140,7 +147,7 @@ class Registry:
     def page_size(self, wanted: int | None) -> int:
         """Return how many items of a list to ask for at once; 0 for no number."""
         n = self.dialect.page_size if wanted is None else wanted
-        return min(n, self.dialect.page_most, self.limits.list_page_items)
+        return min(n, self.dialect.page_most)
 
     def repository(self, name: str) -> str:
         """Return a repository's name as this registry knows it; raise `invalid-name` if it is none."""
@@ -175,6 +182,20 @@ class Registry:
         self._tokens[key] = Token(header, now + lifetime - min(10.0, lifetime / 10))
         _drop_oldest(self._tokens, self.limits.registry_tokens)
         return Shown(header, key)
+
+    def remember(self, name: str, value: Any, until: Instant, now: Instant) -> None:
+        """Keep something that a cloud's login got until then."""
+        if until > now:
+            self._held[name] = value, until
+
+    def recall(self, name: str, now: Instant) -> Any | None:
+        """Return what is kept under a name and still good."""
+        value, until = self._held.get(name, (None, now))
+        return value if until > now else None
+
+    def drop(self, name: str) -> None:
+        """Forget what is kept under a name."""
+        self._held.pop(name, None)
 
     def forget(self, shown: Shown) -> None:
         """Drop a token that was refused, unless a newer one took its place."""

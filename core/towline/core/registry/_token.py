@@ -93,28 +93,30 @@ def token_url(realm: Url, service: str, scopes: Iterable[str]) -> Url:
     return Url(realm.scheme, realm.host, realm.port, realm.path, query or None)
 
 
-def wanted_scopes(offered: str, needed: str | None) -> tuple[str, ...]:
+def wanted_scopes(offered: str, needed: str | None, trust: Literal["own", "suffix", "all"] = "own") -> tuple[str, ...]:
     """Return the scopes to ask for: the challenge's, without what a pull does not need; else our own.
 
     `needed` is the scope of the request (`repository:NAME:pull`, `registry:catalog:*`), or None for a login
-    check, which has none: some registries put a placeholder there.
+    check, which has none: some registries put a placeholder there. `trust` lets a repository's name lack the
+    leading components that the registry has for itself, or takes what is offered for a login check as well.
 
     Source:  security.md §4.2; registries-common.md §4
     """
-    if needed is None:
+    if needed is None and trust != "all":
         return ()
-    own = _name_of(needed)
-    kept = [scope for scope in (_harmless(text, own) for text in offered.split()) if scope]
-    return tuple(dict.fromkeys(kept)) or (needed,)
+    own = _name_of(needed or "")
+    kept = [scope for scope in (_harmless(text, own, trust) for text in offered.split()) if scope]
+    return tuple(dict.fromkeys(kept)) or (() if needed is None else (needed,))
 
 
-def _harmless(scope: str, own: str) -> str | None:
+def _harmless(scope: str, own: str, trust: str) -> str | None:
     kind, colon, rest = scope.partition(":")
     name, last, actions = rest.rpartition(":")
     if not colon or not last:
         # `*` alone is what codeberg.org asks for; anything else without actions is left out.
         return scope if scope == "*" else None
-    if kind.partition("(")[0] == "repository" and name not in (own, "*"):
+    known = name in (own, "*") or (trust == "suffix" and own.endswith(f"/{name}"))
+    if kind.partition("(")[0] == "repository" and not known:
         return None
     kept = [action for action in actions.split(",") if action not in ("push", "delete") and action]
     if kind.partition("(")[0] == "repository":

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 from towline.core._contract import Record
+from towline.core._errors import RemoteProtocolError
 from towline.core._script import HeaderList, Request, Step
 from towline.core.http import Url
 from towline.core.registry._failure import failure
-from towline.core.registry._link import follow_link
+from towline.core.registry._link import follow_link, next_page
 from towline.core.registry._pages import Collected
 from towline.core.registry._send import Reply, Want, send
 from towline.core.registry._session import Registry
@@ -50,6 +51,27 @@ def walk(registry: Registry, first: Url, headers: HeaderList, read: ReadPage, co
         collected.check_next(url)
         if collected.full:
             return
+
+
+def linked(reply: Reply) -> Url | None:
+    """Return the next page by the answer's Link."""
+    return next_page(reply.url, reply.head.all("link"))
+
+
+def namespaces_of(registry: Registry) -> tuple[str, ...]:
+    """Return the namespaces to list: the configured ones, or the user's own.
+
+    Raises:  catalog-unsupported when none is known
+    """
+    if registry.namespaces:
+        return registry.namespaces
+    if registry.username:
+        return (registry.username,)
+    raise RemoteProtocolError(
+        "catalog-unsupported",
+        f"expected a namespace to list, got none: {registry.dialect.title} has no catalogue",
+        hint=registry.dialect.catalogue_hint,
+    )
 
 
 def api_url(registry: Registry, path: str, query: str | None = None) -> Url:

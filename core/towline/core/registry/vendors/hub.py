@@ -13,12 +13,14 @@ from towline.core._script import HeaderList, Request, Step, clock
 from towline.core._secret import Secret
 from towline.core.http import redacted
 from towline.core.registry._failure import failure
-from towline.core.registry._pages import Collected, Listing, Wanted, gather
+from towline.core.registry._listing import is_tag_name
+from towline.core.registry._moment import seconds_since_1970
+from towline.core.registry._pages import Collected, Details, Listing, TagDetail, Wanted, gather
 from towline.core.registry._reference import check_repository, is_repository
 from towline.core.registry._send import Reply, Want, send
 from towline.core.registry._session import Registry, TokenKey
 from towline.core.registry._token import Credentials
-from towline.core.registry.vendors._api import Page, api_url, walk
+from towline.core.registry.vendors._api import Page, api_url, namespaces_of, walk
 
 # The Hub does not say how long its tokens live; five minutes is what its registry's tokens live.
 _TOKEN_LIFETIME = 300.0
@@ -35,6 +37,19 @@ class _Page(msgspec.Struct):
     next: str | None = None
 
 
+class _Tag(msgspec.Struct):
+    name: str
+    digest: str | None = None
+    full_size: int | None = None
+    tag_last_pushed: str | None = None
+    media_type: str | None = None
+
+
+class _Tags(msgspec.Struct):
+    results: list[_Tag]
+    next: str | None = None
+
+
 class _Login(msgspec.Struct):
     access_token: str
 
@@ -44,13 +59,7 @@ def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
 
     Raises:  catalog-unsupported when no namespace is known
     """
-    namespaces = registry.namespaces or ((registry.username,) if registry.username else ())
-    if not namespaces:
-        raise RemoteProtocolError(
-            "catalog-unsupported",
-            "expected a namespace to list, got none: Docker Hub has no catalogue",
-            hint=registry.dialect.catalogue_hint,
-        )
+    namespaces = namespaces_of(registry)
     n = registry.page_size(wanted.page_size)
 
     def walk_all(collected: Collected) -> Step[None]:
@@ -65,6 +74,28 @@ def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
                 return
 
     return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
+
+
+def list_details(registry: Registry, repository: str, wanted: Wanted) -> Step[Details]:
+    """List the tags by the Hub's API, with digest, size and time of the push; it does not count as a pull."""
+    namespace, _, name = repository.partition("/")
+    n = registry.page_size(wanted.page_size)
+    first = api_url(registry, f"v2/namespaces/{namespace}/repositories/{name}/tags", f"page_size={n}" if n else None)
+
+    def walk_all(collected: Collected) -> Step[None]:
+        headers = yield from _login(registry)
+        yield from walk(registry, first, headers, _read_tags, collected)
+
+    return (yield from gather(registry, "tags", is_tag_name, wanted, walk_all)).details()
+
+
+def _read_tags(reply: Reply) -> Page:
+    page = typed_json(reply.body, _Tags, f"page {redacted(reply.url)}")
+    details = [
+        TagDetail(tag.name, tag.digest, seconds_since_1970(tag.tag_last_pushed), tag.full_size, tag.media_type)
+        for tag in page.results
+    ]
+    return Page(details, page.next or None)
 
 
 def _read_page(reply: Reply) -> Page:

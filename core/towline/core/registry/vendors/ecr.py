@@ -1,0 +1,269 @@
+"""Amazon ECR: a role is taken, the API gives a password for half a day, and lists.
+
+Source:  Amazon ECR API 2015-09-21; registries-b.md §3
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from towline.core._errors import RemoteProtocolError
+from towline.core._json import typed_json
+from towline.core._script import Head, Request, Step, clock, sleep
+from towline.core._secret import Secret
+from towline.core.http import Url, redacted
+from towline.core.registry._listing import is_tag_name
+from towline.core.registry._moment import date_stamp
+from towline.core.registry._pages import Collected, Details, Listing, TagDetail, Wanted, gather
+from towline.core.registry._reference import is_repository
+from towline.core.registry._retry import backoff
+from towline.core.registry._send import Reply
+from towline.core.registry._session import Registry, Shown
+from towline.core.registry._surroundings import Role
+from towline.core.registry.clouds._call import call
+from towline.core.registry.clouds.aws import account_of, role_keys, wall
+from towline.core.registry.clouds.sigv4 import signed_headers
+
+T = TypeVar("T")
+
+_TARGET: Final = "AmazonEC2ContainerRegistry_V20150921."
+_PASSWORD: Final = "password"
+# Renewed so long before it ends.
+_EARLY: Final = 300.0
+_NO_IDENTITY: Final = frozenset(
+    {"UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException", "IncompleteSignature"}
+    | {"MissingAuthenticationToken", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
+)
+_EXPIRED: Final = frozenset({"ExpiredTokenException", "ExpiredToken"})
+_THROTTLED: Final = frozenset({"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded"})
+
+
+class _Authorization(msgspec.Struct, rename="camel"):
+    authorization_token: str
+    expires_at: float
+
+
+class _Authorizations(msgspec.Struct, rename="camel"):
+    authorization_data: list[_Authorization]
+
+
+class _Repository(msgspec.Struct, rename="camel"):
+    repository_name: str
+
+
+class _Repositories(msgspec.Struct, rename="camel"):
+    repositories: list[_Repository]
+    next_token: str | None = None
+
+
+class _ImageId(msgspec.Struct, rename="camel"):
+    image_tag: str | None = None
+
+
+class _ImageIds(msgspec.Struct, rename="camel"):
+    image_ids: list[_ImageId]
+    next_token: str | None = None
+
+
+class _Image(msgspec.Struct, rename="camel"):
+    image_digest: str | None = None
+    image_tags: list[str] | None = None
+    image_pushed_at: float | None = None
+    image_size_in_bytes: int | None = None
+    image_manifest_media_type: str | None = None
+
+
+class _Images(msgspec.Struct, rename="camel"):
+    image_details: list[_Image]
+    next_token: str | None = None
+
+
+class _Fault(msgspec.Struct):
+    type_: Any = msgspec.field(name="__type", default=None)
+
+
+def derive_base(role: Role) -> str:
+    """Return the address of the registry of a role's account."""
+    account, domain = account_of(role)
+    return f"{account}.dkr.ecr.{role.region}.{domain}"
+
+
+def log_in(registry: Registry) -> Step[Shown]:
+    """Return the registry's password, which the API gives for twelve hours, from the cache while it is good."""
+    now = yield from clock()
+    cached = registry.recall(_PASSWORD, now)
+    if cached is not None:
+        return Shown(cached)
+    answer = yield from _ask(registry, "GetAuthorizationToken", {}, _Authorizations)
+    if not answer.authorization_data:
+        raise RemoteProtocolError("protocol-error", "expected an authorization token, got none")
+    said = answer.authorization_data[0]
+    try:
+        base64.b64decode(said.authorization_token, validate=True)
+    except (binascii.Error, ValueError):
+        raise RemoteProtocolError("protocol-error", "expected a token in base64, got something else") from None
+    header = Secret("Basic " + said.authorization_token)
+    now = yield from clock()
+    registry.remember(_PASSWORD, header, said.expires_at - (registry.epoch or 0.0) - _EARLY, now)
+    return Shown(header)
+
+
+def expired(registry: Registry, head: Head, body: bytes) -> bool:
+    """Tell whether an answer says that the password has had its time: 403, unlike any other registry."""
+    if head.status in (400, 403) and b"authorization token has expired" in body.lower():
+        registry.drop(_PASSWORD)
+        return True
+    return False
+
+
+def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
+    """List the account's repositories by DescribeRepositories."""
+
+    def walk_all(collected: Collected) -> Step[None]:
+        token: str | None = None
+        while True:
+            page = yield from _ask(registry, "DescribeRepositories", _page(registry, wanted, token), _Repositories)
+            token = _collect(registry, collected, [found.repository_name for found in page.repositories], page, token)
+            if token is None:
+                return
+
+    return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
+
+
+def list_tags(registry: Registry, repository: str, wanted: Wanted) -> Step[Listing]:
+    """List the tags by ListImages; untagged images are left out by the service."""
+    asked = {"repositoryName": repository, "filter": {"tagStatus": "TAGGED"}}
+
+    def walk_all(collected: Collected) -> Step[None]:
+        token: str | None = None
+        while True:
+            page = yield from _ask(registry, "ListImages", asked | _page(registry, wanted, token), _ImageIds)
+            tags = [found.image_tag for found in page.image_ids if found.image_tag is not None]
+            token = _collect(registry, collected, tags, page, token)
+            if token is None:
+                return
+
+    return (yield from gather(registry, "tags", is_tag_name, wanted, walk_all)).listing()
+
+
+def list_details(registry: Registry, repository: str, wanted: Wanted) -> Step[Details]:
+    """List the tags by DescribeImages, with digest, size and time of the push."""
+    asked = {"repositoryName": repository, "filter": {"tagStatus": "TAGGED"}}
+
+    def walk_all(collected: Collected) -> Step[None]:
+        token: str | None = None
+        while True:
+            page = yield from _ask(registry, "DescribeImages", asked | _page(registry, wanted, token), _Images)
+            details = [
+                TagDetail(
+                    tag,
+                    image.image_digest,
+                    image.image_pushed_at,
+                    image.image_size_in_bytes,
+                    image.image_manifest_media_type,
+                )
+                for image in page.image_details
+                for tag in image.image_tags or ()
+            ]
+            token = _collect(registry, collected, details, page, token)
+            if token is None:
+                return
+
+    return (yield from gather(registry, "tags", is_tag_name, wanted, walk_all)).details()
+
+
+def _page(registry: Registry, wanted: Wanted, token: str | None) -> dict[str, Any]:
+    n = registry.page_size(wanted.page_size)
+    return ({"maxResults": n} if n else {}) | ({} if token is None else {"nextToken": token})
+
+
+def _collect(registry: Registry, collected: Collected, items: list[Any], page: Any, token: str | None) -> str | None:
+    """Take a page; return the marker of the next one, or None after the last. A page may be empty and have one."""
+    base = _api(registry)
+    url = Url(base.scheme, base.host, base.port, base.path, token)
+    collected.add(items, url)
+    if not page.next_token or collected.full:
+        return None
+    collected.check_next(Url(base.scheme, base.host, base.port, base.path, page.next_token))
+    return None if collected.full else str(page.next_token)
+
+
+def _api(registry: Registry) -> Url:
+    role = _role(registry)
+    return Url.parse(f"https://api.ecr.{role.region}.{account_of(role)[1]}/")
+
+
+def _role(registry: Registry) -> Role:
+    if registry.role is None:
+        raise RemoteProtocolError(
+            "malformed-credentials", "expected a role and a region for the type ecr, got none", hint="set CR_ROLE_ARN"
+        )
+    return registry.role
+
+
+def _ask(registry: Registry, operation: str, asked: dict[str, Any], shape: type[T]) -> Step[T]:
+    """Ask the API, once more with a new role session if the old one has ended, and again when throttled."""
+    renewed = False
+    attempt = 0
+    while True:
+        reply = yield from _call(registry, operation, asked)
+        if reply.status == 200:
+            return typed_json(reply.body, shape, f"{operation} {redacted(reply.url)}")
+        code = _code(reply)
+        if code in _EXPIRED and not renewed:
+            renewed = True
+            registry.drop("role")
+        elif code in _THROTTLED and attempt < registry.retries:
+            now = yield from clock()
+            yield from sleep(now + backoff(attempt, registry.entropy, registry.limits))
+            attempt += 1
+        else:
+            raise _failure(registry, operation, reply, code)
+
+
+def _call(registry: Registry, operation: str, asked: dict[str, Any]) -> Step[Reply]:
+    role = _role(registry)
+    keys = yield from role_keys(registry, role)
+    url = _api(registry)
+    body = msgspec.json.encode(asked)
+    headers = (("content-type", "application/x-amz-json-1.1"), ("x-amz-target", _TARGET + operation))
+    stamp = date_stamp((yield from wall(registry)))
+    signed = signed_headers("POST", url, headers, body, keys, service="ecr", region=role.region, stamp=stamp)
+    return (yield from call(registry, Request("POST", str(url), signed, body)))
+
+
+def _code(reply: Reply) -> str:
+    """Return the name of a fault, which comes as `com.amazonaws.ecr#Name`, plain, or in a header."""
+    try:
+        said = msgspec.json.decode(reply.body, type=_Fault).type_
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        said = None
+    text = said if isinstance(said, str) and said else reply.head.get("x-amzn-errortype") or ""
+    name = text.partition(":")[0].rpartition("#")[2]
+    return name if name.isascii() and name.isalnum() and len(name) <= 64 else ""
+
+
+def _failure(registry: Registry, operation: str, reply: Reply, code: str) -> RemoteProtocolError:
+    kind = "registry-error" if reply.status >= 500 else "protocol-error"
+    hint = None
+    if code in _NO_IDENTITY or code in _EXPIRED:
+        kind, hint = "registry-unauthorized", registry.dialect.login_hint
+    elif code in _THROTTLED:
+        kind = "registry-rate-limited"
+    elif code == "AccessDeniedException":
+        kind, hint = "registry-forbidden", f"the role needs ecr:{operation}"
+    elif code == "RepositoryNotFoundException":
+        kind = "repository-not-found"
+    elif code == "ImageNotFoundException":
+        kind = "image-not-found"
+    return RemoteProtocolError(
+        kind,
+        f"expected an answer to {operation} from {redacted(reply.url)}, got {reply.status} {code}".rstrip(),
+        hint=hint,
+        registry_status=reply.status,
+        registry_code=code or None,
+    )
