@@ -59,6 +59,17 @@ def test_a_whole_body_and_framing_headers_replaced() -> None:
     assert not client.sending
 
 
+@pytest.mark.parametrize(("size", "pieces_out"), [(16 * 1024, 1), (16 * 1024 + 1, 2)])
+def test_a_short_body_goes_out_with_its_head_and_a_long_one_uncopied(size: int, pieces_out: int) -> None:
+    client = ClientConnection(1)
+    body = b"x" * size
+    client.request("POST", "/", HOST, memoryview(body))
+    out = client.output()
+    assert len(out) == pieces_out
+    assert b"".join(out).endswith(b"\r\n\r\n" + body)
+    assert pieces_out == 1 or memoryview(out[-1]).obj is body
+
+
 def test_an_empty_body_is_announced() -> None:
     client = ClientConnection(1)
     client.request("GET", "/", HOST, b"")

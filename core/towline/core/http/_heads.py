@@ -15,6 +15,7 @@ Source: RFC 9112 §2-§5; security.md §3 and T10; design.md §5.
 from __future__ import annotations
 
 import re
+from abc import ABC, abstractmethod
 from typing import Final, Generic, TypeAlias, TypeVar
 
 import h11
@@ -62,7 +63,7 @@ class Opening(Record, Generic[HeadT], frozen=True):
         return None if self.length is None else CountedBody(self.length)
 
 
-class _HeadReader(Generic[HeadT]):
+class _HeadReader(ABC, Generic[HeadT]):
     """Collect the bytes of a head and judge it.
 
     Bounds:  limits.http_head bytes in all, http_line a line, http_headers fields: exact, however the bytes are cut
@@ -91,17 +92,17 @@ class _HeadReader(Generic[HeadT]):
         own = self._read(raw)
         return self._judge(raw) if own is None else own[0], rest
 
+    @abstractmethod
     def _read(self, data: bytes | memoryview) -> tuple[Opening[HeadT], int] | None:
         """Return what the head at the start of these bytes says, and its size; None where h11 is to judge."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _judge(self, raw: bytes) -> Opening[HeadT]:
         """Let h11 judge a complete head."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check_start(self, start: bytearray) -> None:
         """Refuse early, so that a TLS or HTTP/2 peer is not waited for."""
-        raise NotImplementedError
 
     def _collect(self, data: memoryview) -> tuple[bytes | None, memoryview]:
         limit = self._limits.http_head
