@@ -108,13 +108,21 @@ class Brokers:
 class HandMade:
     """A broker client made by hand: one real tunnel, and whatever a test wants to say on it."""
 
-    def __init__(self, token: str = TOKEN, *, metadata: Mapping[str, Any] | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        token: str = TOKEN,
+        *,
+        metadata: Mapping[str, Any] | None = None,
+        port: int = SERVER,
+        client_id: str = "hand-made",
+        **more: Any,
+    ) -> None:
         said = {"capabilities": ["post-streams"], "version": "local"} if metadata is None else dict(metadata)
         config = TunnelConfig(
-            server_url=f"http://server:{SERVER}",
+            server_url=f"http://server:{port}",
             token=Secret(token),
             role="primary",
-            client_id="hand-made",
+            client_id=client_id,
             version="local",
             metadata=said,
             **more,

@@ -354,6 +354,9 @@ class BrokerServer:
         get = visit.head.method in ("GET", "HEAD")
         if self._stop_by is not None and visit.number > self._last_call and name in ("broker", "service"):
             self._tally.refuse("stopping")
+            if self._forwarding is not None and visit.node is not None:
+                self._forwarding.peers.turn_away(visit, now)
+                return
             headers = (("x-broker-failure", "connection-not-ready"), JSON, RETRY_SOON)
             self._desk.respond(visit, 503, headers, compact({"ok": False}), now=now)
         elif name == "broker" and token:
