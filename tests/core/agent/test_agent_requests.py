@@ -268,6 +268,30 @@ def test_callbacks_go_to_listed_origins_or_to_the_first() -> None:
     assert kind_of(pinned.pin, "http://evil:8000") == "bad-request"
 
 
+def test_callbacks_may_name_a_connection_of_the_broker_client() -> None:
+    one = "http://broker:8000/connections/my-registry"
+    assert CallbackPolicy(("http://broker:8000",)).pin(one) is None
+    assert CallbackPolicy((), "http://broker:8000").pin(one + "/") is None
+    assert CallbackPolicy().pin(one) == "http://broker:8000"
+    narrow = CallbackPolicy((one,))
+    assert narrow.pin(one + "/") is None
+    for other in ("http://broker:8000", "http://broker:8000/connections/other", one.replace("broker", "evil")):
+        assert kind_of(narrow.pin, other) == "bad-request"
+    odd = (
+        "/elsewhere",
+        "/connections",
+        "/connections/",
+        "/connections/a/b",
+        "/connections/..",
+        "/connections/%2e",
+        "/?a",
+    )
+    for path in odd:
+        assert kind_of(CallbackPolicy().pin, f"http://broker:8000{path}") == "bad-request"
+    asked = parse_job("scan", changed("callback.baseUrl", one + "/"))
+    assert asked.callback.base_url == one
+
+
 @given(st.binary(max_size=400))
 def test_any_body_is_a_job_or_a_named_error(data: bytes) -> None:
     refused_or_taken(lambda: parse_job("scan", data))

@@ -16,7 +16,7 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._json import canonical, decode_as, strict_json
 from towline.core._limits import KIB, LIMITS, Limits
 from towline.core.agent._routes import image_reference, platform_name, repository_name
-from towline.core.http import Origin, Url
+from towline.core.http import Url
 
 CONTRACT: Final = "cra/1"
 # The opaque context comes back with each message, so it must be small beside one.
@@ -180,7 +180,11 @@ def parse_job(
 
 
 class CallbackPolicy(Record, frozen=True):
-    """Which origins callbacks may go to: a list, or else the first one that was asked for."""
+    """Which origins callbacks may go to: a list, or else the first one that was asked for.
+
+    A broker client of several connections is called with a path that begins with `/connections/NAME`. An origin in
+    the list stands for all of its connections, an address with such a path for that one.
+    """
 
     allowed: tuple[str, ...] = ()
     pinned: str | None = None
@@ -190,9 +194,11 @@ class CallbackPolicy(Record, frozen=True):
 
         Raises:  RemoteProtocolError("bad-request") when the URL may not be posted to
         """
-        origin = str(_origin(base_url))
+        asked = _base(base_url)
+        origin = str(asked.origin)
         if self.allowed:
-            if origin in {str(_origin(url)) for url in self.allowed}:
+            known = [_base(url) for url in self.allowed]
+            if any(url.origin == asked.origin and url.path in ("/", asked.path) for url in known):
                 return None
             raise RemoteProtocolError(
                 "bad-request",
@@ -231,7 +237,7 @@ def _callback(kind: str, asked: _Callback, default: str | None) -> Callback:
             "callback.baseUrl is a placeholder that was not filled in",
             hint="set BROKER_CLIENT_URL at the broker client",
         )
-    _origin(base)
+    _base(base)
     results = DISCOVER_PATHS if kind == "discover" else RESULT_PATHS
     result_path = asked.result_path or (
         "/v1/recurring-tests/dependencies" if kind == "discover" else "/api/v2/import/result"
@@ -267,6 +273,7 @@ def _headers(asked: dict[str, str]) -> tuple[tuple[str, str], ...]:
     return tuple((name.lower(), value) for name, value in asked.items())
 
 
+_CONNECTION_PATH: Final = re.compile(r"/connections/[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}")
 _FRAMING: Final = frozenset(
     {"host", "connection", "keep-alive", "te", "trailer", "upgrade", "expect", "proxy-connection", "user-agent"}
 )
@@ -308,11 +315,16 @@ def _options(asked: _Options) -> RequestOptions:
     )
 
 
-def _origin(base_url: str) -> Origin:
+def _base(base_url: str) -> Url:
+    """Return a callback's base with its path in one spelling: `/`, or `/connections/NAME`."""
     url = Url.parse(base_url, kind="bad-request")
-    if url.query is not None or url.path not in ("", "/"):
-        raise RemoteProtocolError("bad-request", "expected callback.baseUrl to be scheme://host[:port]")
-    return url.origin
+    path = url.path.rstrip("/")
+    if url.query is not None or (path and not _CONNECTION_PATH.fullmatch(path)):
+        raise RemoteProtocolError(
+            "bad-request",
+            "expected callback.baseUrl to be scheme://host[:port] or scheme://host[:port]/connections/NAME",
+        )
+    return Url(url.scheme, url.host, url.port, path or "/")
 
 
 def _short(text: str | None, name: str) -> str | None:
