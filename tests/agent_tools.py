@@ -119,7 +119,7 @@ class _Server:
             def do_GET(self) -> None:
                 outer.serve(self)
 
-            do_HEAD = do_POST = do_GET
+            do_HEAD = do_POST = do_DELETE = do_GET
 
         self.server = _Quiet(("127.0.0.1", 0), Handler)
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote
 
@@ -26,7 +27,7 @@ from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import is_marked
 from towline.core.broker._tally import NO_RULE, Tally
 from towline.core.broker._upload import UploadDecoder, UploadHead, parse_answer_head
-from towline.core.tunnel import TunnelBusy, TunnelHost, read_chunk, write_request
+from towline.core.tunnel import TunnelBusy, TunnelHost, read_chunk, write_cancel, write_request
 
 _STRANGER: Final = {"message": "Invalid Broker client credentials."}
 _UNKNOWN_STREAM: Final = {"message": "Unable to find request matching streaming id."}
@@ -97,6 +98,7 @@ class Calls:
         """A caller is gone, or an upload broke off."""
         call = self._by_visit.get(visit.number)
         if call is not None:
+            self._cancel(call, now)
             self._end(call, now)
             return
         call = self._by_upload.pop(visit.number, None)
@@ -225,6 +227,7 @@ class Calls:
             self._by_link[call.visit.link] = call
         if call.undrained > self._limits.stream_buffer:
             # A tunnel is never held back for one slow caller, so the caller is let go.
+            self._cancel(call, now)
             self._cut(call, now)
             return
         call.undrained += len(piece.data)
@@ -268,6 +271,7 @@ class Calls:
     def wake(self, now: Instant) -> None:
         for call in self._alarms.due(now):
             if not call.over:
+                self._cancel(call, now)
                 self._fail(call, 504, "TIMEOUT", f"no answer in {self._answer_seconds:g} s", now)
 
     # ── inside ─────────────────────────────────────────────────────────────────
@@ -322,6 +326,14 @@ class Calls:
         call.status = status
         self._respond(call.visit, status, {"code": code, "message": message}, now)
         self._end(call, now)
+
+    def _cancel(self, call: Call, now: Instant) -> None:
+        """Tell the client that nobody waits for its answer; an upload is cut instead, which tells it too."""
+        stream = call.payload.streaming_id
+        if call.upload is None and (call.ack_id is not None or stream in self._by_stream):
+            # What is not told to a client that takes nothing, it finds out when it uploads.
+            with suppress(TowlineError):
+                self._host.emit(call.session.number, "cancel", write_cancel(stream, call.ack_id), now=now)
 
     def _cut(self, call: Call, now: Instant) -> None:
         self._tally.refuse("cut")

@@ -299,6 +299,8 @@ class BrokerClient:
     def _arrived(self, tunnel: Tunnel, said: Arrived, now: Instant) -> None:
         if said.name == "request":
             self._jobs.arrived(tunnel, said.args, said.ack_id, now)
+        elif said.name == "cancel":
+            self._jobs.cancelled(tunnel, said.args)
         elif said.name == "service":
             self._service(tunnel, said, now)
         elif said.name == "notification":

@@ -41,6 +41,7 @@ from towline.core.tunnel import (
     CAPABILITY_RECEIVE_POST,
     ChunkPayload,
     RequestPayload,
+    read_cancel,
     read_request,
     write_chunk,
 )
@@ -92,6 +93,14 @@ class Jobs:
         else:
             busy = {"code": "TOO_BUSY", "message": "too many requests wait already"}
             self._own_answer(job, 503, "TOO_BUSY", busy, now)
+
+    def cancelled(self, tunnel: Tunnel, args: Sequence[Any]) -> None:
+        """Take a `cancel` event: nobody waits for the answer to a request any more."""
+        stream, number = read_cancel(args)
+        ack_id = None if number is None else tunnel.client.handle_of(number)
+        for job in [job for job in self._jobs if job.tunnel is tunnel]:
+            if (stream and job.asked.streaming_id == stream) or (ack_id is not None and job.ack_id == ack_id):
+                self._end(job)
 
     def tunnel_lost(self, tunnel: Tunnel) -> None:
         """A tunnel is gone: what could be answered over it only is given up; what can be uploaded goes on."""
@@ -224,7 +233,11 @@ class Jobs:
         origin = str(job.errand.url.origin) if job.errand is not None else "the upstream"
         job.errand = None
         if job.relaying:
-            # Never an error text after a body that has begun: the far side must see the cut (security.md §6).
+            # Never an error text after a body that has begun: the far side must see the cut (security.md §6). It sees
+            # one only in an upload that it sees, so what was sent of this one arrives before its end.
+            upload, job.upload = job.upload, None
+            if upload is not None:
+                self._outgoing.break_off(upload)
             self._end(job)
             return
         status, code, body = downstream_failure(broken, origin)

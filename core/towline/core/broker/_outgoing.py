@@ -191,6 +191,14 @@ class Outgoing:
         if line is not None:
             self._remove(line, Drop(line.link))
 
+    def break_off(self, errand: Errand) -> None:
+        """End a request whose body will not be complete, after what was sent of it."""
+        errand.over = True
+        self._alarms.set(errand, None)
+        line, errand.line = errand.line, None
+        if line is not None:
+            self._remove(line, Close(line.link))
+
     # ── facts ──────────────────────────────────────────────────────────────────
     def handle(self, fact: Opened | Received | Filled | Ended | Lost, now: Instant) -> None:
         """Take a fact about one of these links."""

@@ -130,6 +130,10 @@ class TunnelClient:
             self._flush(now)
         return handle
 
+    def handle_of(self, number: int) -> int:
+        """Return the `ack_id` of the Arrived that the server numbered so in this session."""
+        return (self._session << _ID_BITS) | (number & _emitter.MOST_ID)
+
     def acknowledge(self, ack_id: int, args: Sequence[Any], *, now: Instant) -> None:
         """Answer an event by the `ack_id` of its Arrived. One of a connection that is gone is dropped."""
         message = _emitter.write_ack(ack_id & _emitter.MOST_ID, args)

@@ -190,6 +190,20 @@ def write_chunk(chunk: ChunkPayload) -> tuple[Any, ...]:
     return (chunk.streaming_id, chunk.data or "", chunk.finished, *head)
 
 
+def read_cancel(args: Sequence[Any]) -> tuple[str, int | None]:
+    """Return the streamingID and the number of the event to which no answer is wanted any more; ("", None) for junk."""
+    said = args[0] if args else None
+    if type(said) is not dict:
+        return "", None
+    stream, number = said.get("streamingID"), said.get("id")
+    return stream if type(stream) is str else "", number if type(number) is int else None
+
+
+def write_cancel(streaming_id: str, number: int | None) -> tuple[Any, ...]:
+    """Return the event's argument that says that nobody waits for an answer. Clients that do not know it ignore it."""
+    return ({"streamingID": streaming_id} if streaming_id else {"id": number},)
+
+
 def _status(value: Any) -> int:
     if type(value) is not int or not 200 <= value <= 599:
         raise RemoteProtocolError("tunnel-protocol", "expected a status of 200 to 599 in a response")
