@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 from towline.core._contract import Instant
 from towline.core._contract import earliest as earliest
@@ -23,20 +23,45 @@ class Timed:
 
 TimedT = TypeVar("TimedT", bound=Timed)
 
+# Fewer entries than this without a use are not worth a walk.
+_FEW: Final = 64
+
 
 class Alarms(Generic[TimedT]):
-    """When the next of them is due, and which."""
+    """When the next of them is due, and which.
 
-    __slots__ = ("_heap", "_serial")
+    Bounds:  entries of things that wait for nothing, and so the things, are let go as soon as they are the most
+    """
+
+    __slots__ = ("_heap", "_serial", "_useless")
 
     def __init__(self) -> None:
         self._heap: list[tuple[Instant, int, TimedT]] = []
         self._serial = 0
+        # Entries that no deadline stands behind, at least.
+        self._useless = 0
+
+    def __len__(self) -> int:
+        """How many entries there are, useless ones among them."""
+        return len(self._heap)
 
     def set(self, thing: TimedT, until: Instant | None) -> None:
         """Move a thing's deadline."""
-        thing.until = until
-        if until is not None and (thing.armed is None or until < thing.armed):
+        before, thing.until = thing.until, until
+        if until is None:
+            if before is not None:
+                self._useless += 1
+                if self._useless > _FEW and 2 * self._useless > len(self._heap):
+                    self._sweep()
+            return
+        armed = thing.armed
+        if armed is None:
+            self._arm(thing, until)
+            return
+        if before is None:
+            self._useless -= 1
+        if until < armed:
+            self._useless += 1
             self._arm(thing, until)
 
     def deadline(self) -> Instant | None:
@@ -48,15 +73,32 @@ class Alarms(Generic[TimedT]):
         while self._heap and self._heap[0][0] <= now:
             at, _, thing = heapq.heappop(self._heap)
             if at != thing.armed:
+                self._useless -= 1
                 continue
             thing.armed = None
             if thing.until is None:
+                self._useless -= 1
                 continue
             if thing.until > now:
                 self._arm(thing, thing.until)
                 continue
             thing.until = None
             yield thing
+
+    def _sweep(self) -> None:
+        """Let go of what waits for nothing, which would be held until its old deadline otherwise."""
+        kept = []
+        for entry in self._heap:
+            at, _, thing = entry
+            if at != thing.armed:
+                continue
+            if thing.until is None:
+                thing.armed = None
+            else:
+                kept.append(entry)
+        heapq.heapify(kept)
+        self._heap = kept
+        self._useless = 0
 
     def _arm(self, thing: TimedT, at: Instant) -> None:
         thing.armed = at
