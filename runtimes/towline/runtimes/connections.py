@@ -17,7 +17,6 @@ from typing import Any, Final
 import msgspec
 
 from towline.core import Record, RemoteProtocolError, Secret
-from towline.core.agent import encode_credentials
 from towline.runtimes.settings import secret, text, words
 
 # The stock client's largest known file is a few KiB for each of at most 25 connections.
@@ -283,6 +282,9 @@ def credentials(variables: Mapping[str, Secret], kind: str | None) -> Secret | N
     """
     if "CR_CREDENTIALS" in variables or not any(part in variables for part in _PARTS):
         return variables.get("CR_CREDENTIALS")
+    # The agent's room, of which most clients need nothing else.
+    from towline.core.agent import encode_credentials
+
     none = Secret("")
     part = {name: variables.get(name, none) for name in _PARTS}
     return encode_credentials(

@@ -1,8 +1,12 @@
-"""The long-running programs: configuration in, signals honoured, a clean drain out."""
+"""The long-running programs: configuration in, signals honoured, a clean drain out.
+
+Each imports what it runs and no other program's code: a third of a server's start, and 8 MiB of its memory.
+"""
 
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import resource
 import signal
@@ -17,14 +21,10 @@ import trio
 
 from towline.core import TowlineError
 from towline.drivers import on_trio
-from towline.runtimes import agent
-from towline.runtimes.client import serve_client
-from towline.runtimes.client_setup import client_config, client_limits, client_warnings, read_rules
 from towline.runtimes.config import Settings, load
 from towline.runtimes.logs import Log
 from towline.runtimes.output import first
-from towline.runtimes.server import serve_server
-from towline.runtimes.setup import agent_config, dialer, listener, server_config, strike_secrets
+from towline.runtimes.setup import dialer, listener, server_config, strike_secrets
 
 DONE, INTERRUPTED = 0, 130
 
@@ -52,7 +52,11 @@ def run_program(command: str, arguments: argparse.Namespace) -> int:
     settings = load(os.environ, arguments.config, overrides, _SECTIONS[command])
     log = Log(settings["log.level"], settings["log.format"])
     strike_secrets(log, settings)
-    return trio.run(_run, _programs(command, settings, log), log)
+    programs = _programs(command, settings, log)
+    # What is loaded by now stays: the collector need not look at a hundred thousand objects again each time, which
+    # would hold every request for some 30 ms.
+    gc.freeze()
+    return trio.run(_run, programs, log)
 
 
 def _programs(command: str, settings: Settings, log: Log) -> list[Program]:
@@ -60,15 +64,23 @@ def _programs(command: str, settings: Settings, log: Log) -> list[Program]:
     programs: list[Program] = []
     dialing = dialer(settings, log)
     if command == "server":
+        from towline.runtimes.server import serve_server
+
         serving, at = server_config(settings), listener(settings, "server")
         box, token = Path(settings["server.results"]), settings["server.results_token"]
         programs.append(
             lambda stop: serve_server(serving, on_trio, at, box, token=token, dialer=dialing, log=log, stop=stop)
         )
     if command in ("agent", "up"):
+        from towline.runtimes import agent
+        from towline.runtimes.agent_setup import agent_config
+
         agents = agent_config(settings, dialing, socket.gethostname())
         programs.append(lambda stop: agent.serve(agents, on_trio, log=log, stop=stop))
     if command in ("client", "up"):
+        from towline.runtimes.client import serve_client
+        from towline.runtimes.client_setup import client_config, client_limits, client_warnings, read_rules
+
         calling, here, limits = client_config(settings), listener(settings, "client"), client_limits(settings)
         for warning in client_warnings(settings):
             log.say("warning", "configuration without effect", what=warning)

@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import msgspec
-
-from towline.core import LIMITS, RemoteProtocolError, Secret
-from towline.core.agent import decode_credentials, encode_credentials
+from towline.core import RemoteProtocolError, Secret
 from towline.core.broker import (
     AcceptRules,
     BrokerServerConfig,
     default_server_rules,
 )
 from towline.drivers import Dialer, Guard, Listener, TlsSettings
-from towline.runtimes.agent.config import AgentConfig
 from towline.runtimes.config import ConfigurationError, Settings
 from towline.runtimes.logs import Log
 
@@ -77,36 +73,14 @@ def server_config(settings: Settings) -> BrokerServerConfig:
     )
 
 
-def agent_config(settings: Settings, dialer: Dialer, instance: str) -> AgentConfig:
-    """Return the agent's configuration."""
-    half = listener(settings, "agent")
-    credentials = credential_string(settings)
-    return AgentConfig(
-        host=half.host,
-        port=half.port,
-        workdir=settings["agent.workdir"],
-        instance=instance,
-        login=None if credentials is None else decode_credentials(credentials.reveal(), where="the CR_* variables"),
-        max_image_bytes=settings["agent.max_image_bytes"],
-        active_operations=max(1, settings["agent.active_operations"]),
-        disable_list=settings["agent.disable_list"],
-        callback_urls=settings["agent.callback_urls"],
-        callback_bytes=settings["agent.callback_max_bytes"],
-        delivery_seconds=settings["agent.delivery_ttl"],
-        allow_http=settings["agent.allow_http"],
-        realm_hosts=settings["registry.realm_hosts"],
-        https_cert=half.tls_cert,
-        https_key=half.tls_key,
-        dialer=dialer,
-        limits=msgspec.structs.replace(LIMITS, jobs_queued=settings["agent.max_queue"]),
-    )
-
-
 def credential_string(settings: Settings) -> Secret | None:
     """Return `CR_CREDENTIALS`: the one that is set, else the one that the other CR_* variables make (agent.md §3.1)."""
     if settings["registry.credentials"] or not settings["registry.type"]:
         found: Secret | None = settings["registry.credentials"]
         return found
+    # The agent's room, of which a server and most clients need nothing else.
+    from towline.core.agent import encode_credentials
+
     none = Secret("")
     return encode_credentials(
         settings["registry.type"],
