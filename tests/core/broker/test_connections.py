@@ -193,15 +193,6 @@ def test_a_callback_that_one_connections_rules_alone_let_pass_is_that_connection
     assert several.called() == ["first"]
 
 
-def test_q10_rest_scan_result_passes_with_several_connections() -> None:
-    """The established universal client answers it 401 before any rule is asked (broker-protocol.md §6, Q10)."""
-    private = [{"method": "POST", "path": "/rest/scan/result", "origin": "${PLATFORM}"}]
-    server = {"rules": AcceptRules.load({"private": private, "public": [{"method": "any", "path": "/*"}]})}
-    several = Several(first={"rules": DEFAULT_AGENT_RULES}, second={"rules": DEFAULT_AGENT_RULES}, server=server)
-    assert several.call_back("/connections/second/rest/scan/result").status == 200
-    assert several.called() == ["second"]
-
-
 def test_a_callback_waits_for_its_own_connections_tunnel() -> None:
     several = Several(second={"server_url": "http://server:1"})
     waiting = several.call_back("/connections/second/api/x", run=1.0)

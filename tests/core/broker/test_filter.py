@@ -156,9 +156,9 @@ def test_each_decision_takes_less_than_a_millisecond() -> None:
     for filter_, request in asked:
         took = []
         for _ in range(20):
-            began = time.perf_counter()
+            began = time.thread_time()
             filter_.decide(request["method"], request["url"], request["headers"], request.get("body"))
-            took.append(time.perf_counter() - began)
+            took.append(time.thread_time() - began)
         assert min(took) < 0.001, request["url"][:80]
 
 

@@ -11,7 +11,7 @@ import msgspec
 
 from towline.core._contract import Instant
 from towline.core._entropy import Entropy
-from towline.core._errors import TowlineError
+from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import LIMITS, Limits
 from towline.core._wire import LinkNumbers, Note
 from towline.core.broker._client_config import ROLES, BrokerClientConfig, ConnectionConfig
@@ -31,7 +31,8 @@ _ALONE: Final = 8
 class Connection:
     """`inbound` is the gate of what comes down the tunnels, `outbound` of the agent's callbacks.
 
-    Raises:  RemoteProtocolError "invalid-configuration" from the constructor, for an address that cannot be read
+    Raises:  RemoteProtocolError "invalid-configuration" from the constructor, for an address that cannot be read, and
+             without a token (Q16)
     """
 
     def __init__(
@@ -45,6 +46,8 @@ class Connection:
         entropy: Entropy,
         limits: Limits = LIMITS,
     ) -> None:
+        if not own.token.reveal():
+            raise RemoteProtocolError("invalid-configuration", "expected a connection's token, got none")
         self.own = own
         self.slug = own.slug if config.connections else ""
         self.quoted_token = quote(own.token.reveal(), safe="/")

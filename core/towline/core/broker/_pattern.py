@@ -32,7 +32,8 @@ ENCODED: Final = 0x110000
 # What a parameter or wildcard may take, plain or encoded once (security.md §5.4).
 ALPHABET: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-/:@+=~")
 
-_TRIPLETS: Final = {f"{byte:02X}": ENCODED + byte for byte in range(256)}
+_DIGITS: Final = "0123456789abcdefABCDEF"
+_TRIPLETS: Final = {high + low: ENCODED + int(high + low, 16) for high in _DIGITS for low in _DIGITS}
 
 _MOST_BRACES: Final = 100
 
@@ -61,8 +62,10 @@ def path_symbols(path: str) -> list[int]:
     first, *rest = path.split("%")
     symbols = [*map(ord, first)]
     for piece in rest:
-        symbols.append(_TRIPLETS[piece[:2].upper()])
-        if len(piece) > 2:
+        if len(piece) == 2:
+            symbols.append(_TRIPLETS[piece])
+        else:
+            symbols.append(_TRIPLETS[piece[:2]])
             symbols += map(ord, piece[2:])
     return symbols
 
