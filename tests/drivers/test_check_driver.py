@@ -39,6 +39,15 @@ async def test_asyncio(check: Any) -> None:
 
 
 @pytest.mark.trio
+@pytest.mark.parametrize("check", testing.CHECKS, ids=names)
+async def test_trio_with_tasks_for_each_link(check: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a system without epoll."""
+    monkeypatch.setattr(on_trio, "PUMP", on_trio.TaskPump)
+    with anyio.fail_after(60):
+        await check(on_trio.open_pump)
+
+
+@pytest.mark.trio
 @pytest.mark.parametrize("check", WINDOW_CHECKS, ids=lambda check: check.__name__)
 async def test_trio_over_tls(check: Any, certificate: tuple[str, str]) -> None:
     with anyio.fail_after(60):

@@ -5,7 +5,8 @@
             ...
 
 What is done with bytes is in `_turns.py`; here is what waits: for sockets, for time, for whoever listens.
-A reader runs while a link may be read, a writer while it has a backlog; none of them holds any state.
+On Linux one task serves all links. Elsewhere a reader runs while a link may be read, a writer while it has a backlog;
+none of them holds any state.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import trio
 
 from towline.core import WAKE, Machine, Open, TowlineError
 from towline.drivers._config import BlobStore, Dialer, Listener
+from towline.drivers._epoll import HAS_EPOLL, Epoll
 from towline.drivers._flow import unreachable
 from towline.drivers._links import Link, dialled
 from towline.drivers._turns import Turns
@@ -36,7 +38,7 @@ async def open_pump(
     store: BlobStore | None = None,
     linger: float = 5.0,
     build: Build | None = None,
-) -> AsyncIterator[Pump]:
+) -> AsyncIterator[TaskPump]:
     """Drive a machine while the block lasts; it is woken once, and its listeners are bound, before the block begins.
 
     Leaving the block before the machine ended cuts its links; `await pump.finished()` first to let it end.
@@ -47,7 +49,7 @@ async def open_pump(
     fault: Exception | None = None
     try:
         async with trio.open_nursery() as nursery:
-            pump = Pump(
+            pump = PUMP(
                 nursery, machine, dialer=dialer, listeners=listeners or {}, store=store, linger=linger, build=build
             )
             try:
@@ -87,8 +89,8 @@ async def perform(
         return await pump.finished()
 
 
-class Pump(Turns):
-    """A running machine: `tell` it facts, read its `events`, await that it is `finished`.
+class TaskPump(Turns):
+    """A running machine: `tell` it facts, read its `events`, await that it is `finished`. Each link has its tasks.
 
     `ports` has the port each listener got, `addresses` all (host, port) pairs it is bound to.
     """
@@ -212,6 +214,41 @@ class Pump(Turns):
 
     def _unlisten(self, sock: socket.socket) -> None:
         trio.lowlevel.notify_closing(sock)
+
+
+class Pump(TaskPump):
+    """A running machine whose links share one task: they are waited for through one epoll."""
+
+    def __init__(self, nursery: trio.Nursery, machine: Machine[Any, Any], **how: Any) -> None:
+        super().__init__(nursery, machine, **how)
+        self._ready = Epoll()
+
+    def _start(self) -> None:
+        self._nursery.start_soon(self._server)
+        super()._start()
+
+    async def _server(self) -> None:
+        with suppress(trio.ClosedResourceError):
+            while not self._ready.closed:
+                await trio.lowlevel.wait_readable(self._ready.fileno())
+                self._ready.serve(self._receive, self._write)
+
+    def _start_reading(self, link: Link) -> None:
+        self._ready.watch(link)
+
+    def _start_writing(self, link: Link) -> None:
+        self._ready.watch(link)
+
+    def _unwatch(self, link: Link) -> None:
+        self._ready.forget(link)
+
+    def _stop(self) -> None:
+        super()._stop()
+        trio.lowlevel.notify_closing(self._ready.fileno())
+        self._ready.close()
+
+
+PUMP: type[TaskPump] = Pump if HAS_EPOLL else TaskPump
 
 
 async def _connect(sock: socket.socket, address: Any) -> None:
