@@ -55,6 +55,8 @@ def test_a_lease_begins_runs_anew_and_ends(loop: Loop, redis: RedisServer) -> No
         assert first.records == ("record-a",)
         assert not first.complete
         assert await directory.renew(7, "record-b", "v1") is None, "the number has a node"
+        assert await directory.node(7) == "record-a"
+        assert await directory.node(9) is None
         assert await directory.renew(8, "record-b", "v1") is not None
         assert await directory.change(7, "record-a", "", "v1", {"t": 5}, 60)
         await anyio.sleep(0.25)

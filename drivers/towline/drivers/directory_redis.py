@@ -97,6 +97,7 @@ for i, name in ipairs(ARGV) do
 end
 return found
 """  # fmt: skip
+_NODE: Final = "return redis.call('GET', KEYS[1] .. 'node:' .. ARGV[1])"
 # number, record, what remains ("record" while its requests are finished)
 _LEAVE: Final = """
 local node = KEYS[1] .. 'node:' .. ARGV[1]
@@ -139,7 +140,7 @@ class RedisDirectory:
         # The braces keep all keys in one slot of a Redis cluster.
         self._prefix = f"towline:{{{cluster}}}:"
         self._lease = str(int(lease * 1000))
-        self._scripts = {text: client.register_script(text) for text in (_RENEW, _CHANGE, _LOCATE, _LEAVE)}
+        self._scripts = {text: client.register_script(text) for text in (_RENEW, _CHANGE, _LOCATE, _NODE, _LEAVE)}
 
     async def renew(self, number: int, record: str, version: str) -> Renewal | None:
         """Begin this node's lease, or let it run anew; None if another node has the number."""
@@ -173,6 +174,11 @@ class RedisDirectory:
             Whereabouts(tuple((record, int(since)) for record, since in zip(*[iter(nodes[1:])] * 2)), bool(nodes[0]))
             for nodes in said
         ]
+
+    async def node(self, number: int) -> str | None:
+        """Return the record of the node with this number, if it is alive."""
+        record: str | None = await self._run(_NODE, number)
+        return record
 
     async def leave(self, number: int, record: str, *, finishing: bool = False) -> None:
         """Hold no token any more; while `finishing`, the node can still be found by its number."""

@@ -260,11 +260,10 @@ def test_a_node_that_vanishes_without_a_reset_is_given_up_with_its_lease() -> No
     world.client(1)
     waiting = world.relay(2, "/x")
     world.expire(1)
-    for _ in range(2):
-        world.run(20.0)
+    for status in (None, 502):
         world.lease()
-    world.run(0.1)
-    assert waiting.status == 502
+        world.run(10.0)
+        assert waiting.status == status, "a directory that lost everything may have lost this for a moment only"
     assert len(world.nodes[1].machine._forwarding or ()) == 0
 
 

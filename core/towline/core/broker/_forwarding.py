@@ -156,7 +156,7 @@ class Forwarding:
         self.nodes.leased(fact, now)
         for forward in list(self._under_way.values()):
             # A node that vanished without a reset: nothing will come of what it was asked.
-            if forward.errand is not None and forward.node is not None and self.nodes.gone(forward.node, now):
+            if forward.errand is not None and forward.node is not None and self.nodes.gone(forward.node):
                 self._outgoing.give_up(forward.errand)
                 self._broken(forward, Broken("its lease has ended"), now)
 

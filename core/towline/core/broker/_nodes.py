@@ -9,13 +9,17 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from towline.core._contract import Instant, Record
 from towline.core._limits import LIMITS, Limits
 from towline.core._wire import Note
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._cluster import ClusterConfig, ClusterKeys, Node
+
+
+# Renewals after which a node that is not found is nobody any more.
+_FORGOTTEN: Final = 100
 
 
 # ── wishes, of the application ─────────────────────────────────────────────────
@@ -99,8 +103,8 @@ class Nodes:
         self._wishes = wishes
         self._limits = limits
         self._by_number: dict[int, Node] = {}
-        # When a node was last known to have a lease.
-        self._seen: dict[str, Instant] = {}
+        # Nodes that had a lease, and how many of this node's own renewals in a row have not found it since.
+        self._missed: dict[str, int] = {}
         # Nodes that could not be reached, and until when they are left alone.
         self._resting: dict[str, Instant] = {}
         self._memory: OrderedDict[str, tuple[Instant, Holders]] = OrderedDict()
@@ -155,18 +159,20 @@ class Nodes:
         """Whether a node could not be reached a moment ago."""
         return now < self._resting.get(node.incarnation, now)
 
-    def gone(self, node: Node, now: Instant) -> bool:
-        """Whether a node's lease has ended. While the directory is away nobody's has."""
-        return self._seen.setdefault(node.incarnation, now) < now - self._cluster.lease
+    def gone(self, node: Node) -> bool:
+        """Whether a node's lease has ended.
+
+        Once is not enough: a directory that has lost everything gets it back from one node after the other. While
+        it is away nobody's lease ends.
+        """
+        return self._missed.get(node.incarnation, 0) > 1
 
     # ── facts ──────────────────────────────────────────────────────────────────
     def leased(self, fact: Leased, now: Instant) -> None:
         self.number, self.epoch = fact.number, fact.epoch
         self._by_number = {node.number: node for node in self._others(fact.records)}
-        for node in self._by_number.values():
-            self._seen[node.incarnation] = now
-        if len(self._seen) > self._limits.nodes:
-            self._seen = {name: at for name, at in self._seen.items() if at >= now - 2 * self._cluster.lease}
+        self._missed = {name: missed + 1 for name, missed in self._missed.items() if missed < _FORGOTTEN}
+        self._missed.update((node.incarnation, 0) for node in self._by_number.values())
         self._resting = {name: until for name, until in self._resting.items() if until > now}
 
     def located(self, fact: Located, now: Instant) -> None:
@@ -177,8 +183,7 @@ class Nodes:
         if fact.found is not None:
             newest_first = sorted(fact.found, key=lambda found: -found.since)
             holders = Holders(tuple(self._others(found.record for found in newest_first)), fact.left)
-            for node in holders.nodes:
-                self._seen[node.incarnation] = now
+            self._missed.update((node.incarnation, 0) for node in holders.nodes)
             if isinstance(question.key, int):
                 self._by_number.update((node.number, node) for node in holders.nodes)
             elif holders.nodes:
