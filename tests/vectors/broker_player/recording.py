@@ -219,6 +219,12 @@ class Recording:
                 spans.append((before[-1] if before else 0.0, after[0] if after else self.end))
         return spans
 
+    def left_first(self, asked: Message) -> str:
+        """Which side of a request's connection ended it; nothing if neither did."""
+        ends = ("tcp-eof", "tcp-error")
+        later = [one for one in self.on(asked.hop) if one.conn == asked.conn and one.line > asked.line]
+        return next((one.dir for one in later if one.kind in ends), "")
+
     # ── inside ─────────────────────────────────────────────────────────────────
     def _handshakes(self) -> list[Message]:
         return [one for one in self.on(TUNNEL, "c2s") if one.is_request and one.target.startswith("/primus")]

@@ -159,12 +159,21 @@ class ServerStage(Stage):
     def listens(self, address: str) -> bool:
         return any(one.header("host") == address for one in self.recording.on(PLATFORM) if one.is_request)
 
+    def _cut_off(self, line: Line, hop: str) -> bool:
+        """Whether the recorded server was killed before it could say what ours says last."""
+        mine = [one for one in self.recording.on(hop) if one.conn == line.conn]
+        asked = [one for one in mine if one.is_request]
+        answered = sum(one.is_response for one in mine)
+        return answered < len(asked) == self._answers[line.link] and self.recording.left_first(asked[-1]) == "s2c"
+
     def said_http(self, line: Line, message: Http) -> None:
         if line.conn is None:
             self.answer_by_request(line, PLATFORM, message)
             return
         self._answers[line.link] = self._answers.get(line.link, 0) + 1
         hop = line.where[0]
+        if self._cut_off(line, hop):
+            return
         texts = "".join(message.all("content-type")).startswith("text/plain") and hop == TUNNEL and bool(message.body)
         fields = response_fields(message, body=not texts)
         self.ledger.came(Item((hop, f"#{line.conn}"), ("response",), fields, self.now))

@@ -10,7 +10,7 @@ from typing import Any
 from vectors.broker_filters import bad_tail, target_reason
 from vectors.broker_player.ledger import Ledger
 from vectors.broker_player.meaning import Item, Where, frame_item, packet_item, request_fields
-from vectors.broker_player.recording import AGENT, CALLER, UPSTREAM, Message, Recording
+from vectors.broker_player.recording import AGENT, CALLER, TUNNEL, UPSTREAM, Message, Recording
 from vectors.broker_player.wire import Frame, FrameReader, Http, HttpReader
 
 from towline.core import WAKE, Close, Drained, Drop, Ended, Lost, Open, Opened, Received, Shut, Transmit
@@ -218,12 +218,15 @@ def excused(recording: Recording) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     asked = Counter(one.header("snyk-request-id") for one in recording.on(UPSTREAM) if one.is_request)
+    uploads = [one for one in recording.on(TUNNEL, "c2s") if one.is_request and "/response-data/" in one.target]
+    uploaded = {one.header("snyk-request-id") for one in uploads}
     for one in recording.messages:
         name = one.header("snyk-request-id")
         if not one.is_request or one.hop not in (CALLER, AGENT) or name is None:
             continue
         answer = next((other for other in recording.on(one.hop, "s2c") if _answers(other, one)), None)
         status = "" if answer is None else answer.start.split(" ")[1]
+        whole = answer is not None and answer.is_response
         relayed = re.match(r"/broker/([^/?]+)(/.*)", one.target)
         target = relayed[2] if relayed is not None else one.target
         if relayed is not None and relayed[1] != relayed[1].lower() and status == "404":
@@ -232,6 +235,8 @@ def excused(recording: Recording) -> dict[str, str]:
             found[name] = "denied-target"
         elif relayed is not None and re.search(r"/ctx/[^/]+/", target) and not recording.metadata.get("contexts"):
             found[name] = "unknown-context"
+        elif not whole and (name in uploaded or recording.left_first(one) == "c2s"):
+            found[name] = "caller-left"
         elif asked[name] > 1:
             found[name] = "no-repeats"
     return found
