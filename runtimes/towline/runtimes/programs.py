@@ -24,11 +24,11 @@ from towline.drivers import on_trio
 from towline.runtimes.config import Settings, load
 from towline.runtimes.logs import Log
 from towline.runtimes.output import first
-from towline.runtimes.setup import dialer, listener, server_config, strike_secrets
+from towline.runtimes.setup import dialer, listener, metrics_listener, server_config, strike_secrets
 
 DONE, INTERRUPTED = 0, 130
 
-_COMMON: Final = ("log", "tls", "net")
+_COMMON: Final = ("log", "tls", "net", "drain")
 _SECTIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "server": (*_COMMON, "server"),
     "client": (*_COMMON, "client", "registry"),
@@ -68,9 +68,14 @@ def _programs(command: str, settings: Settings, log: Log) -> list[Program]:
 
         serving, at = server_config(settings), listener(settings, "server")
         box, token = Path(settings["server.results"]), settings["server.results_token"]
+        shown, drain = metrics_listener(settings, "server"), settings["drain.time"]
+        public = settings["server.metrics_public"]
         programs.append(
-            lambda stop: serve_server(serving, on_trio, at, box, token=token, dialer=dialing, log=log, stop=stop)
-        )
+            lambda stop: serve_server(
+                serving, on_trio, at, box, token=token, dialer=dialing, log=log, stop=stop,
+                metrics=shown, metrics_public=public, drain_seconds=drain,
+            )
+        )  # fmt: skip
     if command in ("agent", "up"):
         from towline.runtimes import agent
         from towline.runtimes.agent_setup import agent_config

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
@@ -16,6 +16,9 @@ from towline.core.http import Asked
 from towline.drivers import Dialer, Driver, Listener
 from towline.runtimes.logs import Log
 from towline.runtimes.results import Results, open_results
+
+if TYPE_CHECKING:
+    from towline.runtimes.metrics import Exposition
 
 
 async def serve_server(
@@ -29,17 +32,26 @@ async def serve_server(
     token: Secret | None = None,
     dialer: Dialer | None = None,
     drain_seconds: float = LIMITS.drain,
+    metrics: Listener | None = None,
+    metrics_public: bool = False,
     task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a broker server until `stop` is set, then finish what is under way within the drain time.
 
-    `results` is the file of the results box, `token` opens it to other machines. Starts with the port.
+    `results` is the file of the results box, `token` opens it to other machines. Metrics are shown at `metrics`, and
+    with `metrics_public` at /metrics of the server's own port. Starts with the port.
     Raises:  TowlineError("invalid-configuration") for a port that is taken or a file that cannot be used
     """
     config = msgspec.structs.replace(config, note_passages=log.shows("debug"))
     machine = BrokerServer(config, entropy=Entropy(os.urandom(32)))
     for warning in config.rules.warnings:
         log.say("warning", "rule without effect", rule=warning)
+    exposition = None
+    if metrics is not None or metrics_public:
+        # Costs memory and a longer start: only whoever wants metrics pays for it.
+        from towline.runtimes.metrics import Exposition, serve_metrics
+
+        exposition = Exposition("server", machine.figures)
     async with (
         open_results(results, log=log, token=token) as box,
         driver.open_pump(machine, dialer=dialer, listeners={"broker": listener}) as pump,
@@ -48,7 +60,9 @@ async def serve_server(
         log.say("info", "server started", address=f"{listener.host}:{port}", results=str(results))
         task_status.started(port)
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_answer_all, pump, box, log)
+            if exposition is not None and metrics is not None:
+                tasks.start_soon(serve_metrics, exposition, driver, metrics, log)
+            tasks.start_soon(_answer_all, pump, box, exposition if metrics_public else None, log)
             await stop.wait()
             pump.tell(Stop(drain_seconds))
             await pump.finished()
@@ -56,10 +70,14 @@ async def serve_server(
         log.say("info", "server stopped")
 
 
-async def _answer_all(pump: Any, box: Results, log: Log) -> None:
+async def _answer_all(pump: Any, box: Results, exposition: Exposition | None, log: Log) -> None:
     async with anyio.create_task_group() as tasks:
         async for event in pump.events:
-            if isinstance(event, CallbackArrived | Asked):
+            if exposition is not None and isinstance(event, Asked) and event.request.path == "/metrics":
+                from towline.runtimes.metrics import answer
+
+                pump.tell(answer(exposition, event))
+            elif isinstance(event, CallbackArrived | Asked):
                 tasks.start_soon(_answer, pump, box, event)
             elif isinstance(event, Note):
                 log.note(event)

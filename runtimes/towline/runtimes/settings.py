@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from towline.core import LIMITS, Record, Secret
+from towline.core.tunnel import read_version
 
 
 class Setting(Record, frozen=True):
@@ -94,6 +95,19 @@ def seconds(value: Any) -> float:
     raise ValueError(f"expected a duration such as 300ms, 30s or 5m, got {shown(value)}")
 
 
+def drain_time(value: Any) -> float:
+    got = seconds(value)
+    if got > LIMITS.drain_most:
+        raise ValueError(f"expected at most {LIMITS.drain_most:g} s, got {got:g} s")
+    return got
+
+
+def version(value: Any) -> str:
+    if not isinstance(value, str) or read_version(value) is None:
+        raise ValueError(f"expected a version such as 4.182.0, got {shown(value)}")
+    return value
+
+
 def milliseconds(value: Any) -> float:
     """A duration in the stock variables: a bare number of milliseconds."""
     return number(value) / 1000 if isinstance(value, str) and value.isdigit() else seconds(value)
@@ -133,11 +147,47 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "tls.insecure_hosts", words, (), ("TOWLINE_TLS_INSECURE_HOSTS",), "registries whose certificate is not verified"
     ),
     _S("tls.verify", switch, True, ("NODE_TLS_REJECT_UNAUTHORIZED",), "false turns verification of registries off"),
+    _S("drain.time", drain_time, LIMITS.drain, ("TOWLINE_DRAIN_TIME",), "how long a stop waits for what is under way"),
     _S("net.allowed_networks", words, (), ("TOWLINE_ALLOWED_NETWORKS",), "networks an untrusted target may be in"),
     _S("server.bind", text, "0.0.0.0", ("TOWLINE_SERVER_BIND",), "address the server listens on"),
     _S("server.port", port, 7341, ("TOWLINE_SERVER_PORT", "PORT"), "port the server listens on"),
     _S("server.accept", text, None, ("ACCEPT",), "file with the server's accept rules"),
     _S("server.tokens", secrets, (), ("TOWLINE_SERVER_TOKENS",), "broker tokens that are taken; any when empty"),
+    _S(
+        "server.mandatory_auth",
+        switch,
+        False,
+        ("BROKER_SERVER_MANDATORY_AUTH_ENABLED",),
+        "clients have to prove who they are, to the gateway",
+    ),
+    _S("server.gateway_url", text, None, ("GATEWAY_HOSTNAME",), "gateway that judges the credentials of clients"),
+    _S("server.dispatcher_url", text, None, ("DISPATCHER_URL",), "dispatcher that is told of this server's clients"),
+    _S("server.host_name", text, None, ("HOSTNAME",), "this server as the dispatcher reaches it"),
+    _S("server.ping_interval", milliseconds, 25.0, ("SOCKET_PING_INTERVAL",), "seconds between two pings of a client"),
+    _S("server.ping_timeout", milliseconds, 20.0, ("SOCKET_PING_TIMEOUT",), "seconds without an answer to one"),
+    _S(
+        "server.minimal_version",
+        version,
+        "4.100.0",
+        ("MINIMAL_SUPPORTED_BROKER_VERSION",),
+        "clients below this version are sent away",
+    ),
+    _S(
+        "server.recommended_version",
+        version,
+        "4.182.0",
+        ("MINIMAL_RECOMMENDED_BROKER_VERSION",),
+        "clients below this version are warned",
+    ),
+    _S("server.metrics_port", port, None, ("TOWLINE_SERVER_METRICS_PORT",), "port of the metrics; none when empty"),
+    _S("server.metrics_bind", text, "127.0.0.1", ("TOWLINE_SERVER_METRICS_BIND",), "address of the metrics' port"),
+    _S(
+        "server.metrics_public",
+        switch,
+        False,
+        ("TOWLINE_SERVER_METRICS_PUBLIC",),
+        "show /metrics on the server's own port too",
+    ),
     _S("server.https_cert", text, None, ("HTTPS_CERT",), "PEM file with the certificate chain"),
     _S("server.https_key", text, None, ("HTTPS_KEY",), "PEM file with the private key"),
     _S("server.results", text, "towline-results.sqlite", ("TOWLINE_RESULTS",), "file of the results box"),
@@ -154,6 +204,8 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _S("client.server_url", text, None, ("BROKER_SERVER_URL",), "where the broker server is"),
     _S("client.client_url", text, None, ("BROKER_CLIENT_URL",), "this client as the agent sees it"),
     _S("client.agent_url", text, None, ("CR_AGENT_URL",), "the agent as this client sees it"),
+    _S("client.metrics_port", port, None, ("TOWLINE_CLIENT_METRICS_PORT",), "port of the metrics; none when empty"),
+    _S("client.metrics_bind", text, "127.0.0.1", ("TOWLINE_CLIENT_METRICS_BIND",), "address of the metrics' port"),
     _S("client.accept", text, None, ("ACCEPT",), "file with the client's accept rules"),
     _S("client.substitute", words, (), ("TOWLINE_SUBSTITUTE",), "further names the far side may have filled in"),
     _S(

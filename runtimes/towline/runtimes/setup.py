@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
+import time
 from pathlib import Path
 
+from towline._version import VERSION
 from towline.core import RemoteProtocolError, Secret
 from towline.core.broker import (
     AcceptRules,
@@ -51,6 +54,12 @@ def listener(settings: Settings, section: str) -> Listener:
     return Listener(settings[f"{section}.bind"], settings[f"{section}.port"], cert, key)
 
 
+def metrics_listener(settings: Settings, section: str) -> Listener | None:
+    """Return where a program shows its metrics, None where it does not."""
+    at = settings[f"{section}.metrics_port"]
+    return None if at is None else Listener(settings[f"{section}.metrics_bind"], at)
+
+
 def rules(path: str | None) -> AcceptRules | None:
     """Read an accept file; None without one. Raises RemoteProtocolError that names the file and the rule."""
     if path is None:
@@ -66,9 +75,24 @@ def rules(path: str | None) -> AcceptRules | None:
 
 def server_config(settings: Settings) -> BrokerServerConfig:
     """Return the broker server's configuration."""
+    if settings["server.mandatory_auth"]:
+        settings.need("server.gateway_url")
+    host_name = settings["server.host_name"] or socket.gethostname()
     return BrokerServerConfig(
         rules=rules(settings["server.accept"]) or default_server_rules(),
         tokens=settings["server.tokens"] or None,
+        version=VERSION,
+        ping_interval=settings["server.ping_interval"],
+        ping_timeout=settings["server.ping_timeout"],
+        minimal_version=settings["server.minimal_version"],
+        recommended_version=settings["server.recommended_version"],
+        authorization="gateway" if settings["server.mandatory_auth"] else "none",
+        gateway_url=settings["server.gateway_url"] or "",
+        dispatcher_url=settings["server.dispatcher_url"],
+        # Of `broker-server-7` the dispatcher knows the 7.
+        server_id=host_name.rpartition("-")[2],
+        host_name=host_name,
+        epoch=time.time() - time.monotonic(),
         variables={name: Secret(value) for name, value in os.environ.items()},
     )
 

@@ -85,6 +85,8 @@ class BrokerServer:
             ping_interval=config.ping_interval,
             ping_timeout=config.ping_timeout,
             authorization=self._authorization,
+            minimal_version=config.minimal_version,
+            recommended_version=config.recommended_version,
         )
         self._host = TunnelHost(hosting, entropy=entropy.fork(), limits=limits)
         self._tally = Tally()
