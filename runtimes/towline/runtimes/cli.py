@@ -164,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     repos.add_argument("registry", metavar="REGISTRY", help="host[:port][/path]")
     tags = tool("tags", "list a repository's tags", "ls")
     tags.add_argument("image", metavar="REPOSITORY", help="host[:port]/path")
+    tags.add_argument("-l", "--long", action="store_true", help="with digest, time of the push and size")
     inspect = tool("inspect", "show an image's manifest and config")
     inspect.add_argument("image", metavar="IMAGE", help="host[:port]/path[:tag][@digest]")
     form = inspect.add_mutually_exclusive_group()
@@ -193,7 +194,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _registry_options(parser: _Parser) -> None:
     parser.add_argument("-o", "--output", choices=("table", "plain", "json"), help="default: table, lines in a pipe")
-    parser.add_argument("--type", default=None, metavar="TYPE", help="registry type, such as docker-hub (default: oci)")
+    parser.add_argument(
+        "--type", metavar="TYPE", help="registry type, such as harbor-cr (default: by the host, else oci)"
+    )
+    parser.add_argument("--api", metavar="URL", help="where the vendor's API is, if not at the usual place")
+    parser.add_argument(
+        "--namespace", action="append", default=[], metavar="NAME", help="owner, group or project to list"
+    )
+    parser.add_argument("--role-arn", metavar="ARN", help="role to take at ECR (external id: CR_EXTERNAL_ID)")
+    parser.add_argument("--region", metavar="REGION", help="region of that role")
     parser.add_argument("--creds", metavar="USER[:PASSWORD]", help="login; a password here is visible to `ps`")
     parser.add_argument("--creds-stdin", action="store_true", help="read user:password from standard input")
     parser.add_argument("--authfile", metavar="FILE", help="read logins from here")

@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
 import os
 import platform as machine_platform
 import sys
-import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-import trio
-
-from towline.core import LIMITS, Entropy, RemoteProtocolError, Secret, Step, TowlineError
-from towline.core.http import Courier
+from towline.core import LIMITS, RemoteProtocolError, TowlineError
+from towline.core.agent import rfc3339
 from towline.core.registry import (
-    CheckStep,
-    Credentials,
+    Details,
     ImageIndex,
     ImageReference,
     Listing,
     Manifest,
     Platform,
-    Registry,
-    find_dialect,
     get_manifest,
+    list_details,
     list_repositories,
     list_tags,
     resolve_image,
 )
 from towline.core.scan import ScanOptions, ScanOutcome, pull_image, scan_image
-from towline.drivers import BlobStore, Dialer, Guard, TlsSettings, on_trio
 from towline.drivers.blob_folder import OciLayoutStore
-from towline.runtimes import logins
 from towline.runtimes.logs import plain
 from towline.runtimes.output import error_lines, exit_code, say, size, write_json, write_lines, write_table
-from towline.runtimes.probe import examine, probe
+from towline.runtimes.probe import examine
 from towline.runtimes.progress import ProgressLines
-
-T = TypeVar("T")
+from towline.runtimes.session import Session, typed_login, without_scheme
 
 DONE, NOT_SO, UNREACHABLE = 0, 1, 3
 # A certificate that is not trusted is an answer to a check; to anything else it is a peer out of reach.
@@ -51,70 +41,12 @@ _OUT_OF_REACH: Final = frozenset({"REGISTRY_UNREACHABLE", "TIMEOUT", "PROXY_ERRO
 def run_tool(command: str, arguments: argparse.Namespace) -> int:
     """Run one tool; return its exit code. Raises TowlineError."""
     # Asked for once, whatever number of images is named.
-    arguments.login = _typed_login(arguments)
+    arguments.login = typed_login(arguments)
     tools: dict[str, Callable[[argparse.Namespace], int]] = {
         "check": _check, "repos": _repos, "catalog": _repos, "tags": _tags, "ls": _tags,
         "inspect": _inspect, "pull": _pull, "scan": _scan,
     }  # fmt: skip
     return tools[command](arguments)
-
-
-class Session:
-    """One registry as the command line describes it, and a way to run operations on it."""
-
-    def __init__(self, arguments: argparse.Namespace, host: str, repository: str = "") -> None:
-        base = _without_scheme(host)
-        authority, _, _ = base.partition("/")
-        self._total = arguments.timeout
-        self._remarks = ProgressLines(wanted=False, quiet=False, verbose=arguments.verbose)
-        if arguments.tls_verify == "false" and not arguments.plain_http:
-            say(f"towline: warning: the certificate of {plain(authority)} is not verified")
-        self.registry = Registry(
-            base,
-            entropy=Entropy(os.urandom(32)),
-            dialect=find_dialect(
-                arguments.type or ("docker-hub" if authority in ("docker.io", "registry-1.docker.io") else "oci")
-            ),
-            credentials=_credentials(arguments, authority, repository),
-            plain_http=arguments.plain_http,
-            allowed_realm_hosts=arguments.realm_host,
-            retries=arguments.retries,
-            epoch=time.time() - time.monotonic(),
-        )
-        for warning in self.registry.warnings:
-            say(f"towline: warning: {plain(warning)}")
-        origin = self.registry.base.origin
-        self._dialer = Dialer(
-            guard=Guard(
-                origins=frozenset({(origin.host, origin.port)}),
-                networks=tuple(_network(text) for text in arguments.allow_network),
-            ),
-            tls=TlsSettings(
-                ca_files=tuple(arguments.ca_file),
-                insecure_hosts=frozenset({origin.host}) if arguments.tls_verify == "false" else frozenset(),
-            ),
-            resolve=dict(_resolve(text) for text in arguments.resolve),
-        )
-
-    def run(
-        self, steps: Step[T], *, on_event: Callable[[Any], None] | None = None, store: BlobStore | None = None,
-        total: float = LIMITS.time_operation,
-    ) -> T:  # fmt: skip
-        """Run one operation to its value, or raise what stopped it."""
-        courier = Courier(steps, entropy=Entropy(os.urandom(32)), total=self._total or total)
-
-        async def perform() -> T:
-            value: T = await on_trio.perform(
-                courier, dialer=self._dialer, store=store, on_event=on_event or self._remarks.take
-            )
-            return value
-
-        return trio.run(perform)
-
-    def probe(self) -> list[CheckStep]:
-        """Try the way to the registry, before any word of HTTP."""
-        origin = self.registry.base.origin
-        return trio.run(partial(probe, origin.host, origin.port, tls=origin.scheme == "https", dialer=self._dialer))
 
 
 # ── the tools ──────────────────────────────────────────────────────────────────
@@ -148,6 +80,8 @@ def _repos(arguments: argparse.Namespace) -> int:
 def _tags(arguments: argparse.Namespace) -> int:
     image = _reference(arguments.image)
     session = Session(arguments, image.api_host, image.path)
+    if arguments.long:
+        return _show_details(arguments, session.run(list_details(session.registry, image.path, partial=True)), image)
     listing = session.run(list_tags(session.registry, image.path, partial=True))
     return _show_listing(arguments, listing, "tags", {"repository": image.path})
 
@@ -311,6 +245,37 @@ def _show_listing(arguments: argparse.Namespace, listing: Listing, name: str, mo
     return DONE if listing.complete else NOT_SO
 
 
+def _show_details(arguments: argparse.Namespace, found: Details, image: ImageReference) -> int:
+    if _form(arguments) == "json":
+        items = [
+            {
+                "tag": it.tag,
+                "digest": it.digest,
+                "lastPushed": None if it.pushed_at is None else rfc3339(it.pushed_at),
+                "sizeBytes": it.size,
+                "mediaType": it.media_type,
+            }
+            for it in found.items
+        ]
+        told = {"repository": image.path, "items": items, "complete": found.complete, "warnings": found.warnings}
+        write_json(told)
+    else:
+        write_table(
+            [
+                (
+                    it.tag,
+                    it.digest or "-",
+                    "-" if it.pushed_at is None else rfc3339(it.pushed_at),
+                    "-" if it.size is None else size(it.size),
+                )
+                for it in found.items
+            ]
+        )
+    for warning in found.warnings:
+        say(f"towline: warning: {'' if found.complete else 'list incomplete: '}{plain(warning)}")
+    return DONE if found.complete else NOT_SO
+
+
 def _lines(arguments: argparse.Namespace) -> ProgressLines:
     return ProgressLines(wanted=not arguments.no_progress, quiet=arguments.quiet, verbose=arguments.verbose)
 
@@ -331,11 +296,7 @@ def _form(arguments: argparse.Namespace) -> str:
 
 
 def _reference(text: str) -> ImageReference:
-    return ImageReference.from_user(_without_scheme(text))
-
-
-def _without_scheme(host: str) -> str:
-    return host.removeprefix("docker://").removeprefix("https://").removeprefix("http://")
+    return ImageReference.from_user(without_scheme(text))
 
 
 def _platform(arguments: argparse.Namespace) -> Platform:
@@ -344,48 +305,3 @@ def _platform(arguments: argparse.Namespace) -> Platform:
     known = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm/v7", "i686": "386"}
     name = machine_platform.machine()
     return Platform.parse(f"linux/{known.get(name, name)}")
-
-
-def _credentials(arguments: argparse.Namespace, host: str, repository: str) -> Credentials | None:
-    if arguments.anonymous or arguments.login is not None:
-        login: Credentials | None = arguments.login
-        return login
-    return logins.find(logins.places(os.environ, arguments.authfile), host, repository)
-
-
-def _typed_login(arguments: argparse.Namespace) -> Credentials | None:
-    if arguments.anonymous:
-        return None
-    if arguments.creds_stdin:
-        return _user_and_password(sys.stdin.readline(LIMITS.registry_token).rstrip("\r\n"), "standard input")
-    if arguments.creds and ":" not in arguments.creds:
-        import getpass
-
-        return Credentials(arguments.creds, Secret(getpass.getpass(f"password of {arguments.creds}: ", sys.stderr)))
-    if arguments.creds:
-        say("towline: warning: a password on the command line is visible to others on this machine; use --creds-stdin")
-        return _user_and_password(arguments.creds, "--creds")
-    return None
-
-
-def _user_and_password(text: str, place: str) -> Credentials:
-    username, separator, password = text.partition(":")
-    if not separator or not username:
-        raise RemoteProtocolError("malformed-credentials", f"{place}: expected user:password, got something else")
-    return Credentials(username, Secret(password))
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text, strict=False))
-    except ValueError:
-        raise RemoteProtocolError(
-            "bad-request", f"--allow-network: expected a network such as 10.0.0.0/8, got {text!r}"
-        ) from None
-
-
-def _resolve(text: str) -> tuple[tuple[str, int], tuple[str, int]]:
-    host, port, address, to = [*text.split(":", 3), "", "", ""][:4]
-    if not (host and port.isdecimal() and address and (not to or to.isdecimal())):
-        raise RemoteProtocolError("bad-request", f"--resolve: expected HOST:PORT:ADDR[:PORT], got {text!r}")
-    return (host, int(port)), (address, int(to or port))

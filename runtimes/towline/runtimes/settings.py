@@ -190,6 +190,11 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     _S("server.https_cert", text, None, ("HTTPS_CERT",), "PEM file with the certificate chain"),
     _S("server.https_key", text, None, ("HTTPS_KEY",), "PEM file with the private key"),
+    _S("server.redis_url", secret, None, ("TOWLINE_REDIS_URL",), "Redis of several nodes; one alone when empty"),
+    _S("server.cluster_secret", secret, None, ("TOWLINE_CLUSTER_SECRET",), "what all nodes know and nobody else"),
+    _S("server.node_url", text, None, ("TOWLINE_NODE_URL",), "this node as the others reach it"),
+    _S("server.node_id", text, None, ("TOWLINE_NODE_ID",), "this node's name in logs; the host's when empty"),
+    _S("server.node_lease", seconds, 30.0, ("TOWLINE_NODE_LEASE",), "time after which a silent node is no more"),
     _S("server.results", text, "towline-results.sqlite", ("TOWLINE_RESULTS",), "file of the results box"),
     _S(
         "server.results_token",
@@ -261,9 +266,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _S("client.high_availability", switch, False, ("BROKER_HA_MODE_ENABLED",), "ask the dispatcher for a server"),
     _S("client.api_url", text, None, ("API_BASE_URL",), "the vendor's API"),
     _S("client.dispatcher_url", text, None, ("BROKER_DISPATCHER_BASE_URL",), "the dispatcher, where not the API"),
-    _S(
-        "client.dispatcher_prefix", text, "/hidden/broker", ("DISPATCHER_URL_PREFIX",), "path of the dispatcher's calls"
-    ),
+    _S("client.dispatcher_prefix", text, None, ("DISPATCHER_URL_PREFIX",), "path of the dispatcher's calls"),
     _S(
         "client.location",
         text,
@@ -271,6 +274,15 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         ("BROKER_CLIENT_LOCATION",),
         "where this client is, for the dispatcher",
     ),
+    _S(
+        "client.authenticate",
+        switch,
+        False,
+        ("TOWLINE_AUTHENTICATE", "UNIVERSAL_BROKER_GA"),
+        "show the server a bearer token, got from the API",
+    ),
+    _S("client.oauth_id", text, None, ("CLIENT_ID",), "id for getting that token"),
+    _S("client.oauth_secret", secret, None, ("CLIENT_SECRET",), "secret for getting it"),
     _S("client.deployment_id", text, None, ("DEPLOYMENT_ID",), "id of this deployment, told to the server"),
     _S("client.retries", number, 3, ("MAX_RETRY",), "further tries while an upstream cannot be connected to"),
     _S(
@@ -369,6 +381,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _S("registry.username", text, None, ("CR_USERNAME",), "user"),
     _S("registry.password", secret, None, ("CR_PASSWORD",), "its password or token"),
     _S("registry.token", secret, None, ("CR_TOKEN",), "token of a type that has only one"),
+    _S("registry.api", text, None, ("TOWLINE_REGISTRY_API",), "where the vendor's API is, if not at the usual place"),
+    _S(
+        "registry.namespaces",
+        words,
+        (),
+        ("TOWLINE_REGISTRY_NAMESPACES",),
+        "owners, groups, projects or registries whose repositories are listed",
+    ),
     _S("registry.role_arn", text, None, ("CR_ROLE_ARN",), "role to assume"),
     _S("registry.region", text, None, ("CR_REGION",), "region of the role"),
     _S("registry.external_id", secret, None, ("CR_EXTERNAL_ID",), "external id of the role"),

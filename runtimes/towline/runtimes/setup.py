@@ -12,12 +12,16 @@ from towline.core import RemoteProtocolError, Secret
 from towline.core.broker import (
     AcceptRules,
     BrokerServerConfig,
+    ClusterConfig,
     default_server_rules,
 )
+from towline.core.http import Url
 from towline.drivers import Dialer, Guard, Listener, TlsSettings
 from towline.runtimes.config import ConfigurationError, Settings
 from towline.runtimes.logs import Log
 
+_SHORTEST_CLUSTER_SECRET = 16
+_SHORTEST_LEASE = 1.0
 _LARGEST_RULES = 1024 * 1024
 
 
@@ -89,12 +93,36 @@ def server_config(settings: Settings) -> BrokerServerConfig:
         authorization="gateway" if settings["server.mandatory_auth"] else "none",
         gateway_url=settings["server.gateway_url"] or "",
         dispatcher_url=settings["server.dispatcher_url"],
+        cluster=cluster_config(settings),
         # Of `broker-server-7` the dispatcher knows the 7.
         server_id=host_name.rpartition("-")[2],
         host_name=host_name,
         epoch=time.time() - time.monotonic(),
         variables={name: Secret(value) for name, value in os.environ.items()},
     )
+
+
+def cluster_config(settings: Settings) -> ClusterConfig | None:
+    """Return this server's place among several nodes; None for one alone. Raises ConfigurationError."""
+    if not settings["server.redis_url"]:
+        return None
+    settings.need("server.cluster_secret", "server.node_url")
+    secret, lease = settings["server.cluster_secret"], settings["server.node_lease"]
+    faults = []
+    if len(secret.reveal()) < _SHORTEST_CLUSTER_SECRET:
+        faults.append(f"server.cluster_secret has to have {_SHORTEST_CLUSTER_SECRET} characters or more")
+    if lease < _SHORTEST_LEASE:
+        faults.append(f"server.node_lease has to be {_SHORTEST_LEASE:g} s or more")
+    try:
+        url = Url.parse(settings["server.node_url"])
+    except RemoteProtocolError as error:
+        raise ConfigurationError([*faults, f"server.node_url: {error.message}"]) from None
+    if url.target != "/":
+        faults.append("server.node_url: expected scheme, host and port, got a path as well")
+    if faults:
+        raise ConfigurationError(faults)
+    name = settings["server.node_id"] or socket.gethostname()
+    return ClusterConfig(secret, url, name, os.urandom(16).hex(), lease)
 
 
 def credential_string(settings: Settings) -> Secret | None:

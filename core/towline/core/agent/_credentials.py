@@ -19,7 +19,7 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._json import canonical, strict_json
 from towline.core._limits import KIB, LIMITS, Limits
 from towline.core._secret import Secret
-from towline.core.registry import ALIASES, TYPES
+from towline.core.registry import ALIASES, TYPES, Credentials, Role
 
 # A Google service-account key is 2.3 KiB, and base64 adds a third; more than this is no login.
 CREDENTIAL_BYTES: Final = 64 * KIB
@@ -37,7 +37,8 @@ NO_SECRET: Final = Secret("")
 class RegistryLogin(Record, frozen=True):
     """One registry and how to log in to it. Without user and secret it is used anonymously.
 
-    An empty scheme leaves the choice to the agent's list of hosts that may be reached in clear text.
+    An empty scheme leaves the choice to the agent's list of hosts that may be reached in clear text. `api` is where
+    the vendor's API is, if not at the usual place, `namespaces` are what its lists go through.
     """
 
     type: str
@@ -50,7 +51,21 @@ class RegistryLogin(Record, frozen=True):
     region: str = ""
     external_id: Secret = NO_SECRET
     identity_token: Secret = NO_SECRET
+    api: str = ""
+    namespaces: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def credentials(self) -> Credentials | None:
+        """User, secret and identity token; None without any."""
+        if not (self.username or self.secret or self.identity_token):
+            return None
+        return Credentials(self.username, self.secret, self.identity_token or None)
+
+    @property
+    def role(self) -> Role | None:
+        """The role to take, if it is one."""
+        return Role(self.role_arn, self.region, self.external_id) if self.role_arn else None
 
     @property
     def anonymous(self) -> bool:
@@ -181,6 +196,8 @@ def login_from_object(value: object, *, where: str = "the credentials") -> Regis
         region=extra.text("region"),
         external_id=Secret(extra.text("externalId")),
         identity_token=Secret(members.text("identityToken")),
+        api=members.text("api"),
+        namespaces=members.texts("namespaces"),
         warnings=warnings,
     )
 
@@ -242,7 +259,7 @@ def find_credentials(
 # What is read, and what agent.md §3.4 lists for later rows of the table of types.
 _KNOWN: Final = frozenset(
     {"type", "username", "password", "registryBase", "roleArn", "extra", "registryId", "tls", "scheme", "proxy"}
-    | {"identityToken", "auth"}
+    | {"identityToken", "auth", "api", "namespaces"}
 )
 
 
@@ -263,6 +280,14 @@ class _Members:
             raise _malformed(self._where, f"has a member {name} with a NUL in it")
         return value
 
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self._value.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise _malformed(self._where, f"has a member {name} that is not a list of texts")
+        return tuple(value)
+
     def object(self, name: str) -> dict[str, object]:
         value = self._value.get(name)
         if value is None:
@@ -281,6 +306,7 @@ def _same(one: RegistryLogin, other: RegistryLogin) -> bool:
         # As one Secret, so that the comparison takes the same time wherever they differ.
         parts = [*login.same_place, login.username, login.secret.reveal(), login.registry_id, login.role_arn]
         parts += [login.region, login.external_id.reveal(), login.identity_token.reveal()]
+        parts += [login.api, *login.namespaces]
         return Secret(canonical(parts).decode())
 
     return essence(one) == essence(other)

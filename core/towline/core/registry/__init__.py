@@ -14,7 +14,7 @@ from towline.core.registry._config import ContainerConfig, HistoryEntry, ImageCo
 from towline.core.registry._details import list_details
 from towline.core.registry._diagnostics import ErrorReport, parse_error_body
 from towline.core.registry._dialect import PLAIN, Dialect
-from towline.core.registry._dialects import ALIASES, DIALECTS, TYPES, find_dialect
+from towline.core.registry._dialects import ALIASES, DIALECTS, TYPES, dialect_of, find_dialect
 from towline.core.registry._digest import Digest, is_digest
 from towline.core.registry._image import (
     ManifestHead,
@@ -89,6 +89,7 @@ __all__ = [
     "check_reference",
     "check_repository",
     "choose",
+    "dialect_of",
     "download_blob",
     "find_dialect",
     "get_blob_document",

@@ -13,7 +13,9 @@ from __future__ import annotations
 from towline.core._contract import Record
 from towline.core._errors import RemoteProtocolError
 from towline.core._script import HeaderList, Request, Step, clock
+from towline.core._secret import Secret
 from towline.core.http import BlockedRedirect, Url
+from towline.core.registry._call import FORM, call, form
 from towline.core.registry._challenge import Challenge, parse_challenges, select
 from towline.core.registry._failure import What, failure
 from towline.core.registry._realm import RealmVerdict, realm_allowed
@@ -30,6 +32,10 @@ from towline.core.registry._token import (
 
 # A login check, the demanded scope, another scope added: more tokens for one request would be a loop.
 _TOKENS_PER_REQUEST = 2
+# Who asks, where a token server wants to know.
+_CLIENT_ID = "towline"
+# What servers say that know GET alone.
+_NO_SUCH_FORM = (400, 404, 405)
 
 
 class Ask(Record, frozen=True):
@@ -233,10 +239,35 @@ def _obtain(registry: Registry, key: TokenKey, tried: _Tried) -> Step[Shown]:
     tried.issued.append(key)
     own = registry.dialect.exchange
     answer = None if own is None else (yield from own(registry, key))
+    if answer is None and registry.credentials is not None and registry.credentials.identity_token is not None:
+        answer = yield from _by_identity_token(registry, key, registry.credentials.identity_token)
     if answer is None:
         answer = yield from obtain_with(registry, key, registry.credentials)
     now = yield from clock()
     return registry.keep(key, answer.token, answer.lifetime, now)
+
+
+def _by_identity_token(registry: Registry, key: TokenKey, token: Secret) -> Step[TokenAnswer | None]:
+    """Ask the realm as OAuth 2 does, with what a login helper keeps; None where the server has no such form.
+
+    Source:  distribution docs, spec/auth/oauth
+    """
+    fields: dict[str, str | Secret] = {
+        "grant_type": "refresh_token",
+        "service": key.service,
+        "client_id": _CLIENT_ID,
+        "scope": " ".join(key.scopes),
+        "refresh_token": token,
+    }
+    if not _judge(registry, key.realm).send_credentials:
+        raise RemoteProtocolError("realm-blocked", f"expected a related token realm, got {_host(key.realm)}")
+    reply = yield from call(registry, Request("POST", key.realm, (FORM,), form(fields)))
+    if reply.status in _NO_SUCH_FORM and registry.credentials is not None and registry.credentials.secret:
+        return None
+    answer = parse_token_answer(reply.status, reply.body, registry.limits)
+    if isinstance(answer, TokenRefused):
+        raise _no_token(registry, reply, answer, Url.parse(key.realm))
+    return answer
 
 
 def obtain_with(registry: Registry, key: TokenKey, who: Credentials | None) -> Step[TokenAnswer]:

@@ -26,7 +26,8 @@ DeriveBase: TypeAlias = "Callable[[Role], str]"
 class Dialect(Record, frozen=True):
     """One row. `name` is the type's name in credentials and configuration, `title` what people call it.
 
-    Address: `base_aliases` are names people write for a server with another name; `base_path` says what a path in
+    Address: `hosts` are the vendor's own, by which the type is known; one with a dot or a dash before it stands for every host
+    that ends so, and `knows` tells others. `base_aliases` are names people write for a server with another name; `base_path` says what a path in
     the base is: a prefix before `/v2/`, or a namespace behind it that narrows lists. `derive_base` makes the address
     of a role, where none is written.
 
@@ -46,6 +47,8 @@ class Dialect(Record, frozen=True):
 
     name: str
     title: str
+    hosts: tuple[str, ...] = ()
+    knows: Callable[[str], bool] | None = None
     default_base: str | None = None
     base_aliases: tuple[tuple[str, str], ...] = ()
     base_path: Literal["prefix", "namespace"] = "prefix"

@@ -32,6 +32,7 @@ _ROWS: Final = (
     Dialect(
         "docker-hub",
         "Docker Hub",
+        hosts=("docker.io", "registry-1.docker.io", "index.docker.io"),
         default_base="registry-1.docker.io",
         base_aliases=tuple(
             (alias, "registry-1.docker.io")
@@ -49,6 +50,7 @@ _ROWS: Final = (
     Dialect(
         "github-cr",
         "GitHub Container Registry",
+        hosts=("ghcr.io",),
         default_base="ghcr.io",
         api="https://api.github.com",
         repositories=github.list_repositories,
@@ -61,6 +63,7 @@ _ROWS: Final = (
     Dialect(
         "gitlab-cr",
         "GitLab Container Registry",
+        hosts=("registry.gitlab.com",),
         default_base="registry.gitlab.com",
         repositories=gitlab.list_repositories,
         page_most=100,
@@ -71,6 +74,7 @@ _ROWS: Final = (
     Dialect(
         "quay-cr",
         "Quay",
+        hosts=("quay.io",),
         default_base="quay.io",
         repositories=quay.list_repositories,
         details=quay.list_details,
@@ -92,6 +96,7 @@ _ROWS: Final = (
     Dialect(
         "digitalocean-cr",
         "DigitalOcean Container Registry",
+        hosts=("registry.digitalocean.com",),
         default_base="registry.digitalocean.com",
         base_path="namespace",
         api="https://api.digitalocean.com",
@@ -104,6 +109,7 @@ _ROWS: Final = (
     Dialect(
         "ecr",
         "Amazon ECR",
+        knows=ecr.knows,
         derive_base=ecr.derive_base,
         log_in=ecr.log_in,
         expired=ecr.expired,
@@ -118,6 +124,7 @@ _ROWS: Final = (
     Dialect(
         "gcr",
         "Google Container Registry",
+        hosts=("gcr.io", ".gcr.io"),
         default_base="gcr.io",
         base_path="namespace",
         exchange=google.exchange,
@@ -134,6 +141,7 @@ _ROWS: Final = (
     Dialect(
         "google-artifact-cr",
         "Google Artifact Registry",
+        hosts=("-docker.pkg.dev", ".rep.pkg.dev"),
         base_path="namespace",
         api="https://artifactregistry.googleapis.com",
         exchange=google.exchange,
@@ -150,6 +158,7 @@ _ROWS: Final = (
     Dialect(
         "acr",
         "Azure Container Registry",
+        hosts=(".azurecr.io", ".azurecr.cn", ".azurecr.us"),
         exchange=azure.exchange,
         catalogue="acr/v1/_catalog",
         details=acr.list_details,
@@ -220,3 +229,14 @@ def find_dialect(name: str) -> Dialect:
         f"expected one of the types {', '.join(sorted(DIALECTS))}, got {shown(name)}",
         hint="a registry that speaks the plain protocol can be reached with the type oci",
     )
+
+
+def dialect_of(host: str) -> Dialect:
+    """Return the type that a host is known to have, else the plain protocol. `host` may have a port."""
+    name = host.lower().partition(":")[0]
+    for row in _ROWS:
+        if any(name == known or (known[0] in ".-" and name.endswith(known)) for known in row.hosts):
+            return row
+        if row.knows is not None and row.knows(name):
+            return row
+    return PLAIN

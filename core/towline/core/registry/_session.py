@@ -85,7 +85,9 @@ class Registry:
         self.surroundings = surroundings
         self.warnings: list[str] = []
         self.base = self._base(base, plain_http)
-        anonymous = credentials is None or not (credentials.username or credentials.secret)
+        anonymous = credentials is None or not (
+            credentials.username or credentials.secret or credentials.identity_token
+        )
         self.credentials = None if anonymous else credentials
         self.allowed_realm_hosts = tuple(allowed_realm_hosts)
         self.namespaces = tuple(namespaces)
@@ -225,6 +227,7 @@ class Registry:
         secrets = [token.value.reveal().removeprefix("Bearer ") for token in self._tokens.values()]
         if self.credentials is not None:
             secrets += [self.credentials.secret.reveal(), self.credentials.pair()]
+            secrets += [token.reveal()] if (token := self.credentials.identity_token) is not None else []
         for secret in secrets:
             text = text.replace(secret, "***") if secret else text
         return text

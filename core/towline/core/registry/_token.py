@@ -23,10 +23,11 @@ Refusal = Literal["registry-unauthorized", "registry-rate-limited", "registry-er
 
 
 class Credentials(Record, frozen=True):
-    """Who we are at a registry."""
+    """Who we are at a registry. An identity token stands for both, at the token server and nowhere else."""
 
     username: str
     secret: Secret
+    identity_token: Secret | None = None
 
     def basic(self) -> Secret:
         """Return the value of a Basic Authorization header.

@@ -15,7 +15,7 @@ from towline.core.agent import (
     login_for,
 )
 from towline.core.http import Url
-from towline.core.registry import find_dialect
+from towline.core.registry import NOWHERE, Surroundings, find_dialect
 from towline.drivers import Dialer
 
 
@@ -23,7 +23,7 @@ class AgentConfig(Record, frozen=True):
     """One agent's settings. `login` is its own (the CR_* variables), `registries` are those with an id.
 
     `callback_urls` are the only ones results may be posted to; without any the first that a request names is
-    pinned. `allow_http` are registries, as host or host:port, that are reached in clear text.
+    pinned. `surroundings` are what a cloud's login draws on. `allow_http` are registries, as host or host:port, that are reached in clear text.
     """
 
     host: str = "0.0.0.0"
@@ -44,6 +44,7 @@ class AgentConfig(Record, frozen=True):
     shared_secret: Secret | None = None
     https_cert: str | None = None
     https_key: str | None = None
+    surroundings: Surroundings = NOWHERE
     dialer: Dialer = Dialer()
     drain_seconds: float = LIMITS.drain
     limits: Limits = LIMITS
@@ -59,6 +60,8 @@ class AgentConfig(Record, frozen=True):
         """
         dialect = find_dialect(login.type)
         base = login.base or dialect.default_base or ""
+        if not base and login.role is not None and dialect.derive_base is not None:
+            base = dialect.derive_base(login.role)
         if not base:
             raise RemoteProtocolError(
                 "malformed-credentials",

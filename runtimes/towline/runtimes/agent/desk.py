@@ -14,7 +14,6 @@ from towline.core.http import Courier
 from towline.core.inventory import ScanOptions
 from towline.core.registry import (
     CheckStep,
-    Credentials,
     ImageReference,
     Listing,
     Platform,
@@ -138,7 +137,11 @@ class RegistryDesk:
             login.base,
             entropy=self._entropy.fork(),
             dialect=find_dialect(login.type),
-            credentials=Credentials(login.username, login.secret),
+            credentials=login.credentials,
+            role=login.role,
+            surroundings=self._config.surroundings,
+            api=login.api or None,
+            namespaces=login.namespaces,
             plain_http=login.scheme == "http",
             allowed_realm_hosts=self._config.realm_hosts,
             retries=retries,

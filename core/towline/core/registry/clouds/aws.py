@@ -19,11 +19,11 @@ from towline.core._json import typed_json
 from towline.core._script import Request, Step, clock
 from towline.core._secret import Secret
 from towline.core.http import Url, redacted
+from towline.core.registry._call import FORM, call, form, metadata, refused
 from towline.core.registry._moment import date_stamp, seconds_since_1970
 from towline.core.registry._send import Reply
 from towline.core.registry._session import Registry
 from towline.core.registry._surroundings import Role
-from towline.core.registry.clouds._call import FORM, call, form, metadata, refused
 from towline.core.registry.clouds.sigv4 import AwsKeys, signed_headers
 
 # Renewed this long before they end, so that no request is signed with keys that end on the way.

@@ -17,9 +17,9 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._script import Request, Step, clock
 from towline.core._secret import Secret
 from towline.core.http import Url
+from towline.core.registry._call import FORM, call, form, metadata, read, refused
 from towline.core.registry._session import Registry, TokenKey
 from towline.core.registry._token import TokenAnswer
-from towline.core.registry.clouds._call import FORM, call, form, metadata, read, refused
 
 # The user name under which a refresh token is given as the password.
 NULL_USER: Final = "00000000-0000-0000-0000-000000000000"

@@ -17,8 +17,8 @@ from towline.core._json import strict_json, typed_json
 from towline.core._script import Request, Step, clock
 from towline.core._secret import Secret
 from towline.core.http import Url
+from towline.core.registry._call import FORM, call, form, metadata, read
 from towline.core.registry._session import Registry
-from towline.core.registry.clouds._call import FORM, call, form, metadata, read
 from towline.core.registry.clouds.aws import wall
 
 # Users under which Google's registries take an access token.

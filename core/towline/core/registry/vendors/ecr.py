@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -16,6 +17,7 @@ from towline.core._json import typed_json
 from towline.core._script import Head, Request, Step, clock, sleep
 from towline.core._secret import Secret
 from towline.core.http import Url, redacted
+from towline.core.registry._call import call
 from towline.core.registry._listing import is_tag_name
 from towline.core.registry._moment import date_stamp
 from towline.core.registry._pages import Collected, Details, Listing, TagDetail, Wanted, gather
@@ -24,12 +26,15 @@ from towline.core.registry._retry import backoff
 from towline.core.registry._send import Reply
 from towline.core.registry._session import Registry, Shown
 from towline.core.registry._surroundings import Role
-from towline.core.registry.clouds._call import call
-from towline.core.registry.clouds.aws import account_of, role_keys, wall
+from towline.core.registry.clouds.aws import account_of, machine_keys, role_keys, wall
 from towline.core.registry.clouds.sigv4 import signed_headers
 
 T = TypeVar("T")
 
+_HOST: Final = re.compile(
+    r"(\d{12})\.dkr(?:\.ecr|\.ecr-fips|-ecr)\.([a-z0-9-]{4,30})\."
+    r"(amazonaws\.com|amazonaws\.com\.cn|amazonaws\.eu|on\.aws|c2s\.ic\.gov|sc2s\.sgov\.gov)"
+)
 _TARGET: Final = "AmazonEC2ContainerRegistry_V20150921."
 _PASSWORD: Final = "password"
 # Renewed so long before it ends.
@@ -84,6 +89,11 @@ class _Images(msgspec.Struct, rename="camel"):
 
 class _Fault(msgspec.Struct):
     type_: Any = msgspec.field(name="__type", default=None)
+
+
+def knows(host: str) -> bool:
+    """Tell whether a host is a registry of this service."""
+    return _HOST.fullmatch(host) is not None
 
 
 def derive_base(role: Role) -> str:
@@ -193,16 +203,22 @@ def _collect(registry: Registry, collected: Collected, items: list[Any], page: A
 
 
 def _api(registry: Registry) -> Url:
-    role = _role(registry)
-    return Url.parse(f"https://api.ecr.{role.region}.{account_of(role)[1]}/")
+    region, domain = _place(registry)
+    return Url.parse(f"https://api.ecr.{region}.{domain}/")
 
 
-def _role(registry: Registry) -> Role:
-    if registry.role is None:
+def _place(registry: Registry) -> tuple[str, str]:
+    """Return the region and the domain of its partition, by the role, else by the registry's host."""
+    if registry.role is not None:
+        return registry.role.region, account_of(registry.role)[1]
+    match = _HOST.fullmatch(registry.base.host)
+    if match is None:
         raise RemoteProtocolError(
-            "malformed-credentials", "expected a role and a region for the type ecr, got none", hint="set CR_ROLE_ARN"
+            "malformed-credentials",
+            "expected a role and a region, or a registry's host that names its region, for the type ecr",
+            hint="set CR_ROLE_ARN and CR_REGION",
         )
-    return registry.role
+    return match[2], "amazonaws.com" if match[3] == "on.aws" else match[3]
 
 
 def _ask(registry: Registry, operation: str, asked: dict[str, Any], shape: type[T]) -> Step[T]:
@@ -216,7 +232,7 @@ def _ask(registry: Registry, operation: str, asked: dict[str, Any], shape: type[
         code = _code(reply)
         if code in _EXPIRED and not renewed:
             renewed = True
-            registry.drop("role")
+            registry.drop("role" if registry.role is not None else "machine")
         elif code in _THROTTLED and attempt < registry.retries:
             now = yield from clock()
             yield from sleep(now + backoff(attempt, registry.entropy, registry.limits))
@@ -226,13 +242,15 @@ def _ask(registry: Registry, operation: str, asked: dict[str, Any], shape: type[
 
 
 def _call(registry: Registry, operation: str, asked: dict[str, Any]) -> Step[Reply]:
-    role = _role(registry)
-    keys = yield from role_keys(registry, role)
+    region, domain = _place(registry)
+    keys = yield from (
+        machine_keys(registry, region, domain) if registry.role is None else role_keys(registry, registry.role)
+    )
     url = _api(registry)
     body = msgspec.json.encode(asked)
     headers = (("content-type", "application/x-amz-json-1.1"), ("x-amz-target", _TARGET + operation))
     stamp = date_stamp((yield from wall(registry)))
-    signed = signed_headers("POST", url, headers, body, keys, service="ecr", region=role.region, stamp=stamp)
+    signed = signed_headers("POST", url, headers, body, keys, service="ecr", region=region, stamp=stamp)
     return (yield from call(registry, Request("POST", str(url), signed, body)))
 
 

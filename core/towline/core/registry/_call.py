@@ -1,4 +1,4 @@
-"""Calling a cloud's service: no redirects, a bounded answer, and an error that says which service it was."""
+"""Calling a service beside the registry: no redirects, a bounded answer, an error that says which service it was."""
 
 from __future__ import annotations
 
