@@ -77,7 +77,7 @@ def page(text: str) -> str:
 
 if __name__ == "__main__":
     if "--places" in sys.argv:
-        found = places(HERE / "broker")
+        found = places(HERE / "broker") | places(HERE / "broker_more")
         PLACES.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
         deviations.PLACES.clear()
         deviations.PLACES.update(found)
