@@ -157,6 +157,6 @@ def test_the_machines_own_identity_is_asked_where_a_cloud_serves_it(address: str
     "address", ["169.254.1.1", "10.0.0.1", "93.184.216.34", "100.100.100.200", "::ffff:169.254.169.254"]
 )
 def test_and_nowhere_else(address: str) -> None:
-    with pytest.raises(RemoteProtocolError) as caught:
+    with pytest.raises(TowlineError) as caught:
         Guard(networks=("0.0.0.0/0", "::/0")).judge("metadata", "metadata.example", 80, ["169.254.169.254", address])
     assert caught.value.kind == "address-blocked"
