@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from towline.core.http._date import http_date
+from towline.core.http._date import http_date, write_http_date
 
 
 @given(st.integers(-2_000_000_000, 250_000_000_000))
 def test_what_is_written_is_read(instant: int) -> None:
     assert http_date(formatdate(instant, usegmt=True)) == instant
+    assert write_http_date(instant) == formatdate(instant, usegmt=True)
+    assert write_http_date(instant + 0.999) == formatdate(instant, usegmt=True)
 
 
 @pytest.mark.parametrize(

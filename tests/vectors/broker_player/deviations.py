@@ -171,16 +171,6 @@ DEVIATIONS = (
         "Q9: headers of one hop are not written where they say nothing",
     ),
     Deviation(
-        "no-date",
-        ("caller-server", "client-server", "agent-client"),
-        r"header:date",
-        r"\['[A-Z][a-z]{2}, .* GMT'\]",
-        None,
-        "adds `Date`",
-        "does not: the machines have no wall clock of their own",
-        "security.md §6: deadlines are monotonic, a clock jump changes nothing",
-    ),
-    Deviation(
         "no-compression-offered",
         ("client-server",),
         r"header:sec-websocket-extensions",

@@ -97,6 +97,7 @@ class BrokerClient:
             entropy=entropy.fork(),
             numbers=count(1),
             limits=limits,
+            epoch=config.epoch,
         )
         self._outgoing = Outgoing(self._wishes, links, limits=limits, route=config.route)
         self._jobs = Jobs(self._outgoing, config, entropy=entropy.fork(), limits=limits)

@@ -15,6 +15,7 @@ from towline.core._wire import Accepted, Ended, Filled, Lost, Received, Window
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._ids import request_id_of
 from towline.core.http import RequestHead, ServerConnection, error_body
+from towline.core.http._date import write_http_date
 
 Headers: TypeAlias = Iterable[tuple[str, str]]
 
@@ -112,7 +113,8 @@ class _Seat(Timed):
 class Desk:
     """The accepted links of a root. Wishes go to the queue that the root gives.
 
-    `limit_of` says for a request's head how large its body may be, or None if the body is to come in pieces.
+    `limit_of` says for a request's head how large its body may be, or None if the body is to come in pieces. Answers
+    are dated where `epoch` (unix time minus the driver's) is known.
     """
 
     def __init__(
@@ -124,12 +126,16 @@ class Desk:
         numbers: Iterator[int],
         limits: Limits = LIMITS,
         stream_silence: float = 20 * 60.0,
+        epoch: float = 0.0,
     ) -> None:
         self._wishes = wishes
         self._limit_of = limit_of
         self._entropy = entropy
         self._limits = limits
         self._stream_silence = stream_silence
+        self._epoch = epoch
+        # The date of the second that was written last.
+        self._second, self._date = -1.0, ("Date", "")
         self._seats: dict[int, _Seat] = {}
         self._events: deque[DeskEvent] = deque()
         self._alarms: Alarms[_Seat] = Alarms()
@@ -209,7 +215,7 @@ class Desk:
             return
         seat = self._seats[visit.link]
         try:
-            seat.connection.respond(status, _with_id(visit, headers, echo), body, now=now)
+            seat.connection.respond(status, self._dressed(visit, headers, echo, now), body, now=now)
         except RemoteProtocolError:
             seat.connection.respond(502, (JSON,), error_body("PROTOCOL_ERROR", "the answer cannot be written"), now=now)
         seat.visit = None
@@ -221,7 +227,7 @@ class Desk:
             return False
         seat = self._seats[visit.link]
         try:
-            seat.connection.respond_head(status, _with_id(visit, headers, True), length=length, now=now)
+            seat.connection.respond_head(status, self._dressed(visit, headers, True, now), length=length, now=now)
         except RemoteProtocolError:
             return False
         bodiless = visit.head.method == "HEAD" or status in (204, 304)
@@ -268,6 +274,17 @@ class Desk:
         return seat.connection.upgrade()
 
     # ── inside ─────────────────────────────────────────────────────────────────
+    def _dressed(self, visit: Visit, headers: Headers, echo: bool, now: Instant) -> tuple[tuple[str, str], ...]:
+        """Return an answer's headers with the date (RFC 9110 §6.6.1), and with the request's id if it is echoed."""
+        given = tuple(headers)
+        names = {name.lower() for name, _ in given}
+        if self._epoch and "date" not in names:
+            second = (self._epoch + now) // 1
+            if second != self._second:
+                self._second, self._date = second, ("Date", write_http_date(second))
+            given += (self._date,)
+        return (("snyk-request-id", visit.request_id), *given) if echo and "snyk-request-id" not in names else given
+
     def _answering(self, visit: Visit) -> _Seat | None:
         seat = self._seats.get(visit.link)
         return seat if seat is not None and seat.visit is visit and seat.connection.state == "answering" else None
@@ -351,7 +368,7 @@ class Desk:
         seat.body_until = None
         visit.pieces = []
         body = error_body("REQUEST_TOO_LARGE", f"expected a body of at most {visit.limit} bytes, got more")
-        seat.connection.respond(413, _with_id(visit, (JSON,), True), body, now=now)
+        seat.connection.respond(413, self._dressed(visit, (JSON,), True, now), body, now=now)
 
     def _too_slow(self, seat: _Seat, now: Instant) -> None:
         visit = seat.visit
@@ -359,14 +376,7 @@ class Desk:
         if visit is not None and seat.connection.answerable and visit.limit is not None:
             seat.visit = None
             body = error_body("TIMEOUT", "expected the rest of the request's body sooner")
-            seat.connection.respond(408, _with_id(visit, (JSON,), True), body, now=now)
+            seat.connection.respond(408, self._dressed(visit, (JSON,), True, now), body, now=now)
         elif visit is not None:
             self._leave(seat)
             seat.connection.cut()
-
-
-def _with_id(visit: Visit, headers: Headers, echo: bool) -> tuple[tuple[str, str], ...]:
-    given = tuple(headers)
-    if not echo or any(name.lower() == "snyk-request-id" for name, _ in given):
-        return given
-    return (("snyk-request-id", visit.request_id), *given)

@@ -78,6 +78,7 @@ class BrokerServer:
             numbers=numbers,
             limits=limits,
             stream_silence=config.upload_silence,
+            epoch=config.epoch,
         )
         self._authorization = config.authorization != "none"
         hosting = HostConfig(
@@ -361,9 +362,9 @@ class BrokerServer:
                 return
             headers = (("x-broker-failure", "connection-not-ready"), JSON, RETRY_SOON)
             self._desk.respond(visit, 503, headers, compact({"ok": False}), now=now)
-        elif name == "broker" and token:
+        elif name == "broker" and token and rest:
             self._callers.relay(visit, token, rest, now)
-        elif name == "service" and token and get:
+        elif name == "service" and token and rest and get:
             self._callers.service(visit, token, rest, now)
         elif self._authority is not None and self._authority.visit(visit, now):
             return
