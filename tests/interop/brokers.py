@@ -50,10 +50,11 @@ class Brokers:
     def __init__(
         self, folder: Path, server: Make = "ours", client: Make = "ours", *,
         server_more: dict[str, str] | None = None, client_more: dict[str, str] | None = None, via: int | None = None,
+        server_port: int | None = None,
     ) -> None:  # fmt: skip
         self.makes = {"server": server, "client": client}
         self.token = str(uuid.uuid4())
-        self.server_port, self.client_port = free_port(), free_port()
+        self.server_port, self.client_port = server_port or free_port(), free_port()
         self.upstream, self.platform = BrokerUpstream(), BrokerUpstream()
         self._via = via
         rules = folder / "accept.json"
