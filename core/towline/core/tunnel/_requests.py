@@ -24,6 +24,8 @@ POLL_HEADERS: Final = (
 )
 POST_HEADERS: Final = (("cache-control", "no-store"), ("Pragma", "no-cache"), ("Content-Type", "text/html"))
 
+_NOT_KEPT: Final = (("Cache-Control", "no-store, no-cache, must-revalidate, max-age=0"), ("Pragma", "no-cache"))
+
 # engine.io's numbers for what it refuses.
 REFUSALS: Final = {
     "transport": (0, "Transport unknown"),
@@ -68,7 +70,11 @@ class Asked(Record, frozen=True):
         """The headers that let the asking page read the answer."""
         if self.origin is None:
             return ()
-        return (("Access-Control-Allow-Origin", self.origin), ("Access-Control-Allow-Credentials", "true"))
+        return (
+            ("Access-Control-Allow-Origin", self.origin),
+            ("Access-Control-Allow-Credentials", "true"),
+            ("Vary", "Origin"),
+        )
 
 
 def read_request(exchange: int, link: int, request: HttpRequest) -> Asked:
@@ -120,7 +126,7 @@ def refusal(asked: Asked, why: str, status: int = 400) -> Reply:
     if asked.upgrade:
         return Reply(asked.exchange, status, (("Connection", "close"), ("Content-type", "text/html")), text.encode())
     body = msgspec.json.encode({"code": code, "message": text})
-    return Reply(asked.exchange, status, (*asked.cors, ("Content-Type", "application/json")), body)
+    return Reply(asked.exchange, status, (*asked.cors, ("Content-Type", "application/json"), *_NOT_KEPT), body)
 
 
 def unauthorized(asked: Asked, why: str) -> Reply:
@@ -130,8 +136,7 @@ def unauthorized(asked: Asked, why: str) -> Reply:
         *((("Connection", "close"),) if asked.upgrade else ()),
         ("Content-Type", "application/json"),
         ("WWW-Authenticate", "Bearer"),
-        ("Cache-Control", "no-store, no-cache, must-revalidate, max-age=0"),
-        ("Pragma", "no-cache"),
+        *_NOT_KEPT,
     )
     return Reply(asked.exchange, 401, headers, msgspec.json.encode({"error": why}))
 
