@@ -8,9 +8,18 @@ from typing import Any
 from hypothesis import strategies as st
 from machines.case import KIB, MachineCase, wire_facts
 from worlds.brokers import CLIENT, SERVER, TOKEN, Brokers, make_client, make_server, plain
+from worlds.connections import Several, connection
 
-from towline.core import Accepted, Limits
-from towline.core.broker import DEFAULT_AGENT_RULES, CallbackArrived, Reload, Stop
+from towline.core import Accepted, Entropy, Limits, Secret
+from towline.core.broker import (
+    DEFAULT_AGENT_RULES,
+    BrokerClient,
+    BrokerClientConfig,
+    CallbackArrived,
+    Reload,
+    RulesRead,
+    Stop,
+)
 from towline.core.http import Answer, AnswerBody, AnswerCut, AnswerEnd, AnswerHead, Asked
 
 SMALL = Limits(
@@ -82,6 +91,52 @@ def recorded() -> tuple[list[tuple[float, Any]], list[tuple[float, Any]]]:
     return client.told, server.told
 
 
+SEVERAL: dict[str, Any] = {
+    "preflight": True,
+    "high_availability": True,
+    "dispatcher_url": "http://api:9100",
+    "api_url": "http://api:9100",
+    "oauth_id": "me",
+    "oauth_secret": Secret("secret"),
+}
+CONTEXT = {"contexts": {"c": {"CR_CREDENTIALS": "x", "TOK_POOL": "a,b"}}}
+
+
+def several() -> BrokerClient:
+    made = (connection("first", **CONTEXT), connection("second"))
+    config = BrokerClientConfig(connections=made, **SEVERAL)
+    return BrokerClient(config, entropy=Entropy(b"client" * 4), limits=SMALL)
+
+
+@cache
+def recorded_of_several() -> list[tuple[float, Any]]:
+    """Return what a client of two connections was told, from its first token to a reading of its rules."""
+    recorders: list[Recorder] = []
+
+    def watch(machine: Any) -> Recorder:
+        recorders.append(Recorder(machine))
+        return recorders[-1]
+
+    def api(head: Any, body: bytes) -> Any:
+        if head.target.startswith("/oauth2/"):
+            return plain(200, b'{"access_token":"t","expires_in":200}')
+        return plain(200, b'{"data":{"attributes":{"server_id":7}}}')
+
+    world = Several(first=CONTEXT, limits=SMALL, watch=watch, api=api, **SEVERAL)
+    fill = (("x-broker-var-sub", "x-a"), ("x-a", "${CR_CREDENTIALS}"))
+    for name in ("first", "second"):
+        world.relay(name, "/bytes/9", headers=fill)
+        world.relay(name, "/bytes/9", headers=(*fill, ("x-snyk-broker-context-id", "c")))
+        world.call_back(f"/connections/{name}/api/x")
+    world.call_back("/api/unclear")
+    for path in ("/healthcheck", "/systemcheck", "/filters", "/health/checks", "/health/checks/none"):
+        world.ask(path, port=CLIENT)
+    world.ask("/filters", "POST", port=CLIENT)
+    world.world.tell(world.client, RulesRead({"second": DEFAULT_AGENT_RULES}))
+    world.world.run(150.0)
+    return recorders[0].told
+
+
 SAID_TO_SERVER = [
     b"GET /broker/%s/x HTTP/1.1\r\nHost: a\r\n\r\n" % TOKEN.encode(),
     b"POST /response-data/%s/x HTTP/1.1\r\nHost: a\r\nContent-Length: 6\r\n\r\n\x02\0\0\0{}" % TOKEN.encode(),
@@ -105,6 +160,7 @@ COMMANDS = st.one_of(
     st.builds(AnswerCut, EXCHANGE),
     st.builds(Stop, st.sampled_from([0.0, 5.0])),
     st.just(Reload(DEFAULT_AGENT_RULES)),
+    st.sampled_from([RulesRead({"": DEFAULT_AGENT_RULES, "first": DEFAULT_AGENT_RULES}), RulesRead(fault="no")]),
 )
 ACCEPTED = st.builds(Accepted, st.sampled_from([2, 4, 6]), st.just("http"), st.just("peer"))
 
@@ -114,6 +170,12 @@ CASES = [
         lambda: make_client(SMALL),
         lambda: recorded()[0],
         wire_facts([1, 3, 5, 2, 4], st.sampled_from(SAID_TO_CLIENT), ACCEPTED, COMMANDS),
+    ),
+    MachineCase(
+        "broker-client-of-several",
+        several,
+        recorded_of_several,
+        wire_facts([1, 3, 5, 7, 2, 4], st.sampled_from(SAID_TO_CLIENT), ACCEPTED, COMMANDS),
     ),
     MachineCase(
         "broker-server",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from worlds.brokers import CLIENT, CLIENT_RULES, PLATFORM, SERVER, make_server, plain
@@ -12,6 +13,7 @@ from towline.core.broker import BrokerClient, BrokerClientConfig, ConnectionConf
 
 TOKENS = {"first": "aaaaaaaa-0000-4000-8000-00000000000a", "second": "bbbbbbbb-0000-4000-8000-00000000000b"}
 AGENTS = {"first": 8081, "second": 8082}
+API = 9100
 TYPES = {"first": "docker-hub", "second": "harbor-cr"}
 
 
@@ -41,6 +43,8 @@ class Several:
         second: dict[str, Any] | None = {},  # noqa: B006 (read only)
         server: dict[str, Any] | None = None,
         limits: Limits = LIMITS,
+        watch: Callable[[Any], Any] = lambda machine: machine,
+        api: Callable[[Any, bytes], Any] = lambda head, body: plain(404),
         **more: Any,
     ) -> None:
         self.world = World()
@@ -49,12 +53,14 @@ class Several:
         self.world.add("platform", self.platform, PLATFORM)
         for name, port in AGENTS.items():
             self.world.add(f"agent-{name}", self.agents[name], port)
+        self.api = Upstream(api)
+        self.world.add("api", self.api, API)
         self.server_machine = make_server(limits, **(server or {}))
         self.server: Party = self.world.add("server", self.server_machine, SERVER)
         made = [connection(name, **own) for name, own in (("first", first), ("second", second)) if own is not None]
         config = BrokerClientConfig(connections=tuple(made), **more)
         self.machine = BrokerClient(config, entropy=Entropy(b"client" * 4), limits=limits)
-        self.client: Party = self.world.add("client", self.machine, CLIENT)
+        self.client: Party = self.world.add("client", watch(self.machine), CLIENT)
         self.callers = Caller()
         self.caller: Party = self.world.add("caller", self.callers)
         self.world.run(2.0)

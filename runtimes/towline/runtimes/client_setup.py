@@ -27,6 +27,8 @@ _LARGEST_ANSWER: Final = 64 * MIB
 
 def client_config(settings: Settings) -> BrokerClientConfig:
     """Return the broker client's configuration. Raises ConfigurationError with everything that is wrong with it."""
+    if settings["client.authenticate"]:
+        settings.need("client.oauth_id", "client.oauth_secret")
     if settings.connections:
         own: dict[str, Any] = {"connections": _connections(settings)}
     else:
@@ -57,6 +59,8 @@ def client_config(settings: Settings) -> BrokerClientConfig:
         dispatcher_url=settings["client.dispatcher_url"],
         dispatcher_prefix=settings["client.dispatcher_prefix"],
         location=settings["client.location"],
+        oauth_id=settings["client.oauth_id"] if settings["client.authenticate"] else None,
+        oauth_secret=settings["client.oauth_secret"] if settings["client.authenticate"] else None,
         upload_seconds=settings["client.post_timeout"],
         ping_seconds=settings["client.ping_interval"],
         pong_seconds=settings["client.pong_timeout"],

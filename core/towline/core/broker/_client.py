@@ -27,10 +27,12 @@ from towline.core._wire import (
 )
 from towline.core.broker._alarms import earliest
 from towline.core.broker._answers import JSON, compact
+from towline.core.broker._authentication import Authentication
 from towline.core.broker._checks import Checks, Probe
 from towline.core.broker._client_config import BrokerClientConfig
 from towline.core.broker._connection import Connection
 from towline.core.broker._desk import Came, Desk, DeskEvent, Left, Visit
+from towline.core.broker._dispatch import Asking as Dispatching
 from towline.core.broker._dispatch import Dispatch
 from towline.core.broker._filters_page import FiltersPage, RulesRead, RulesWanted
 from towline.core.broker._ids import request_id_of
@@ -118,8 +120,12 @@ class BrokerClient:
         servers = [server for connection in self._connections for server in connection.servers]
         self._preflight = Preflight(self._desk, self._outgoing, config, server_checks(servers))
         self._dispatch = Dispatch(self._wishes, self._outgoing, config, self.client_id)
+        self._authentication = Authentication(
+            self._wishes, self._outgoing, config, self._connections, self.client_id, entropy.fork()
+        )
         self._started: Instant | None = None
         self._stop_by: Instant | None = None
+        self._dispatched = False
         self._over = False
 
     def __repr__(self) -> str:
@@ -159,6 +165,7 @@ class BrokerClient:
             self._filters.deadline(),
             self._preflight.deadline(),
             self._dispatch.deadline(),
+            self._authentication.deadline(),
             self._stop_by,
         )
 
@@ -166,6 +173,7 @@ class BrokerClient:
     def _wake(self, now: Instant) -> None:
         if self._started is None:
             self._begin(now)
+        self._authentication.wake(now)
         self._dispatch.wake(now)
         self._dial(now)
         self._desk.wake(now)
@@ -180,12 +188,19 @@ class BrokerClient:
         if self._config.preflight:
             self._preflight.begin(now)
             self._tell_preflight()
-        if self._config.high_availability:
-            for connection in self._connections:
-                self._dispatch.begin(connection, now)
+        self._authentication.begin(now)
 
     def _dial(self, now: Instant) -> None:
-        """Let the tunnels do what is due, but for those that wait to be told which server they belong to."""
+        """Let the tunnels do what is due, once there is a token and it is known which server each belongs to."""
+        if self._authentication.holds:
+            why = self._authentication.take_exhausted()
+            if why is not None:
+                self._wishes.append(TunnelsEnded(why, exhausted=True))
+            return
+        if self._config.high_availability and not self._dispatched:
+            self._dispatched = True
+            for connection in self._connections:
+                self._dispatch.begin(connection, now)
         for tunnel in self._tunnels:
             if not self._dispatch.holds(tunnel.connection):
                 tunnel.client.handle(WAKE, now)
@@ -240,8 +255,11 @@ class BrokerClient:
             self._preflight.happened(errand, event, now)
             if self._config.preflight and self._preflight.news:
                 self._tell_preflight()
-        else:
+        elif isinstance(owner, Dispatching):
             self._dispatch.happened(errand, event, now)
+            self._dial(now)
+        else:
+            self._authentication.happened(errand, event, now)
             self._dial(now)
 
     def _note(
@@ -272,6 +290,7 @@ class BrokerClient:
             self._callbacks.acked(tunnel, said.ack_id, said.args, now)
         elif isinstance(said, TunnelOpened):
             tunnel.failures = 0
+            self._authentication.opened(tunnel, now)
             told = {"role": tunnel.role, "transport": said.transport, "server": str(tunnel.place.server.origin)}
             self._note("info", "tunnel.open", tunnel.connection, **told)
             self._callbacks.tunnel_opened(now)
@@ -290,6 +309,7 @@ class BrokerClient:
         tunnel.capabilities = ()
         self._jobs.tunnel_lost(tunnel)
         self._callbacks.lost(tunnel, said.lost_acks, now)
+        self._authentication.lost(tunnel, now)
         if not said.final:
             tunnel.connection.lost(tunnel)
             return

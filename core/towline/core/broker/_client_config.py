@@ -113,7 +113,8 @@ class BrokerClientConfig(ConnectionConfig, frozen=True, kw_only=True):
 
     Shape:  `client_config` holds the flags of identify's `clientConfig`; `api_url` is the vendor's API, which
             high availability, webhooks without a tunnel and one of the preflight checks need; `tls_here` says that
-            the client's own URL is served with TLS, by whomever
+            the client's own URL is served with TLS, by whomever; with `oauth_id` and `oauth_secret` the client shows
+            who it is
     Units:  seconds; `epoch` is wall-clock seconds since 1970 minus the driver's `now`
     """
 
@@ -141,8 +142,10 @@ class BrokerClientConfig(ConnectionConfig, frozen=True, kw_only=True):
     api_url: str | None = None
     high_availability: bool = False
     dispatcher_url: str | None = None
-    dispatcher_prefix: str = "/hidden/broker"
+    dispatcher_prefix: str | None = None
     location: str = "snyk-broker-client"
+    oauth_id: str | None = None
+    oauth_secret: Secret | None = None
     answer_seconds: float = 600.0
     upload_seconds: float = 20 * 60.0
     callback_wait: float = 3.0
@@ -184,6 +187,7 @@ class BrokerClientConfig(ConnectionConfig, frozen=True, kw_only=True):
         *,
         server_id: str | None = None,
         preflight: list[dict[str, Any]] | None = None,
+        authorization: Secret | None = None,
     ) -> TunnelConfig:
         """Return the settings of one tunnel, identify metadata included (broker-protocol.md §1.8)."""
         return TunnelConfig(
@@ -195,6 +199,7 @@ class BrokerClientConfig(ConnectionConfig, frozen=True, kw_only=True):
             metadata=self._metadata(connection, role, client_id, preflight),
             epoch=self.epoch,
             polling_first=self.polling_first,
+            authorization=authorization,
             extra_query=() if server_id is None else (("server_id", server_id),),
             primus_ping=self.ping_seconds,
             primus_pong=self.pong_seconds,

@@ -13,6 +13,7 @@ from towline.core._contract import Instant
 from towline.core._entropy import Entropy
 from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import LIMITS, Limits
+from towline.core._secret import Secret
 from towline.core._wire import LinkNumbers, Note
 from towline.core.broker._client_config import ROLES, BrokerClientConfig, ConnectionConfig
 from towline.core.broker._filter import Filter
@@ -73,6 +74,8 @@ class Connection:
         )
         for overlay in own.contexts.values():
             own.agent(overlay)
+        # What tunnels and uploads show, once there is something to show.
+        self.authorization: Secret | None = None
         self._preflight: list[dict[str, Any]] | None = None
         nothing = Filter((), {}, limits=limits)
         passages = config.note_passages
@@ -151,6 +154,12 @@ class Connection:
         for tunnel in self.tunnels:
             self._move(tunnel, Place(tunnel.place.server, server_id))
 
+    def authorize(self, authorization: Secret) -> None:
+        """Show this from the next connection and the next upload on."""
+        self.authorization = authorization
+        for tunnel in self.tunnels:
+            self._move(tunnel, tunnel.place)
+
     def checked(self, results: list[dict[str, Any]]) -> None:
         """Tell these preflight checks with the next identify."""
         self._preflight = results
@@ -160,7 +169,13 @@ class Connection:
     def _move(self, tunnel: Tunnel, place: Place) -> None:
         tunnel.place = place
         settings = self._config.tunnel(
-            self.own, tunnel.role, self._client_id, place.server, server_id=place.server_id, preflight=self._preflight
+            self.own,
+            tunnel.role,
+            self._client_id,
+            place.server,
+            server_id=place.server_id,
+            preflight=self._preflight,
+            authorization=self.authorization,
         )
         tunnel.client.reconfigure(settings)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from towline.core._contract import Instant
 from towline.core._errors import RemoteProtocolError
-from towline.core._script import Body, Broken, Head
+from towline.core._script import Body, Broken, Head, HeaderList
 from towline.core._wire import Note
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._client_config import BrokerClientConfig, read_url
@@ -109,7 +109,9 @@ class Dispatch:
         target = f"{url.path.rstrip('/')}/{hashed_token(token)}/connections/{self._client_id}?{_VERSION}"
         told = {"deployment_location": self._config.location, "broker_token_first_char": token[:1]}
         body = json.dumps({"data": {"attributes": told}}, separators=(",", ":")).encode()
-        headers = (("Host", url.authority), ("Content-type", _ACCEPTED))
+        headers: HeaderList = (("Host", url.authority), ("Content-type", _ACCEPTED))
+        if asking.connection.authorization is not None:
+            headers += (("authorization", asking.connection.authorization),)
         asking.status, asking.body = None, b""
         # Asking twice changes nothing but the answer.
         asking.errand = Errand(asking, "POST", url, target, headers, body, repeatable=True, patience=_SECONDS)
@@ -148,4 +150,6 @@ def dispatcher(config: BrokerClientConfig, server: Url) -> Url:
     """Return whom to ask: where nothing says it, the server itself, as the established client does."""
     base = read_url(config.dispatcher_url, "the dispatcher's URL") if config.dispatcher_url else config.api(server)
     base = base or server
-    return Url(base.scheme, base.host, base.port, base.path.rstrip("/") + "/" + config.dispatcher_prefix.strip("/"))
+    usual = "/hidden/broker" if config.oauth_id is None else "/hidden/brokers"
+    prefix = (usual if config.dispatcher_prefix is None else config.dispatcher_prefix).strip("/")
+    return Url(base.scheme, base.host, base.port, f"{base.path.rstrip('/')}/{prefix}")

@@ -46,14 +46,19 @@ def upload_errand(job: Job, config: BrokerClientConfig, length: int | None) -> E
     """Return the POST that brings an answer (broker-protocol.md §2.3). `length` is its body's, None if nobody knows."""
     server, server_id = job.place.server, job.place.server_id
     belongs = "" if server_id is None else f"server_id={quote(server_id, safe='')}&"
-    token, stream = job.tunnel.connection.quoted_token, quote(job.asked.streaming_id, safe="")
-    path = f"{server.path.rstrip('/')}/response-data/{token}/{stream}"
+    connection, stream = job.tunnel.connection, quote(job.asked.streaming_id, safe="")
+    # A server that wants credentials takes answers elsewhere, with them.
+    hidden = "" if connection.authorization is None else "/hidden/brokers"
+    path = f"{server.path.rstrip('/')}{hidden}/response-data/{connection.quoted_token}/{stream}"
+    headers = upload_headers(job.asked.headers, job.request_id, config.version, server.authority)
+    if connection.authorization is not None:
+        headers += (("authorization", connection.authorization),)
     return Errand(
         job,
         "POST",
         server,
         f"{path}?{belongs}connection_role={job.tunnel.role}",
-        upload_headers(job.asked.headers, job.request_id, config.version, server.authority),
+        headers,
         length=length,
         chunked=length is None,
         # A stream's id is good for one answer, so that the server refuses what it has had already.
