@@ -27,6 +27,7 @@ REQUESTS = {
     ),
     "close": b"HEAD /x HTTP/1.1\r\nhost:a\r\nconnection: TE, Close\r\nte: trailers\r\n\r\n",
     "cookies": b"GET / HTTP/1.1\r\nHost: a\r\nCookie: a=1\r\nCookie: b=\xe9\r\nX-Empty:\r\nX-Tab: \ta\tb \t\r\n\r\n",
+    "chunked": b"PUT / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
     "nothing": b"DELETE / HTTP/1.1\r\nHost: \r\nContent-Length: 0\r\n\r\n",
 }
 RESPONSES = {
@@ -38,6 +39,7 @@ RESPONSES = {
         b'HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer realm="https://a/t"\r\nWww-Authenticate: Basic\r\n'
         b"Content-Length: 0\r\nConnection: close\r\n\r\n"
     ),
+    "stream": b"HTTP/1.1 200 OK\r\nTransfer-Encoding:chunked\r\nTrailer: X\r\n\r\n",
     "no reason": b"HTTP/1.1 204\r\n\r\n",
     "apache": b"HTTP/1.1 301 Moved\r\nUpgrade: h2,h2c\r\nConnection: Upgrade\r\nContent-Length: 9\r\n\r\n",
     "to the end": b"HTTP/1.1 599 \xe9\r\nServer: x\r\n\r\n",
@@ -54,7 +56,8 @@ ODD_REQUESTS = [
     b"GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nX: \x01\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: Chunked\r\n\r\n",
+    b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: upgrade\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nConnection: x\r\n\r\n",
@@ -68,7 +71,7 @@ ODD_RESPONSES = [
     b"HTTP/1.0 200 OK\r\n\r\n",
     b"HTTP/1.1 100 Continue\r\n\r\n",
     b"HTTP/1.1 101 x\r\nUpgrade: websocket\r\n\r\n",
-    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"HTTP/1.1 103 x\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
