@@ -103,7 +103,7 @@ class BrokerUpstream:
         while (text := link.rfile.readline(65536).decode("latin-1").strip()) != "":
             name, _, value = text.partition(":")
             headers[name.lower()] = value.strip()
-        seen = Seen(line[0], line[1], headers, _body(link.rfile, headers))
+        seen = Seen(line[0], line[1], headers, read_body(link.rfile, headers))
         self.seen.append(seen)
         try:
             return self._answer(link.connection, seen)
@@ -156,7 +156,8 @@ def _begin(sock: socket.socket, headers: str, body: bytes = b"", status: int = 2
     sock.sendall(f"HTTP/1.1 {status} So\r\n{headers}\r\n\r\n".encode() + body)
 
 
-def _body(stream: Any, headers: dict[str, str]) -> bytes:
+def read_body(stream: Any, headers: dict[str, str]) -> bytes:
+    """Read a request's body, counted or chunked; `headers` by their names in small letters."""
     if "content-length" in headers:
         return bytes(stream.read(int(headers["content-length"])))
     if headers.get("transfer-encoding") != "chunked":
