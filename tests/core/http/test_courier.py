@@ -132,6 +132,14 @@ def test_a_link_is_kept_and_used_again() -> None:
     assert set(network.ended.values()) == {"Close"}
 
 
+def test_a_link_whose_peer_says_close_is_not_kept() -> None:
+    courier = Courier(in_turn(get(), get(URL + "2")))
+    tell(courier, WAKE)
+    tell(courier, Opened(1))
+    closing = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
+    assert tell(courier, Received(1, closing), 5.0) == [Close(1), Open(3, "a.test", 80, False)]
+
+
 def test_links_of_different_origins_and_purposes_are_not_mixed() -> None:
     def asked(url: str, purpose: Any) -> Step[Any]:
         yield from sleep(network.now + 1)
