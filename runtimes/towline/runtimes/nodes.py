@@ -52,6 +52,7 @@ class NodeService:
     ) -> None:
         self._directory = directory
         self._cluster = cluster
+        self._keys = cluster.keys()
         self._tell = tell
         self._grace = grace
         self._log = log
@@ -142,8 +143,17 @@ class NodeService:
         if len(renewal.records) - 1 != self._others:
             self._others = len(renewal.records) - 1
             self._log.say("info", "nodes", number=number, name=self._cluster.name, others=self._others)
+        for stale in renewal.records:
+            await self._take_over(stale)
         if not renewal.complete and not self._leaving:
             await self._write_all()
+
+    async def _take_over(self, record: str) -> None:
+        """End the lease of a node that ran at this one's address before: whoever asks it gets this one."""
+        node = self._keys.node_of(record)
+        if node is not None and node.url == self._cluster.url and node.incarnation != self._cluster.incarnation:
+            self._log.say("warning", "a node ran here before", number=node.number, name=node.name)
+            await self._directory.leave(node.number, record)
 
     async def _write_all(self) -> None:
         async with self._writing:

@@ -69,11 +69,11 @@ def _programs(command: str, settings: Settings, log: Log) -> list[Program]:
         serving, at = server_config(settings), listener(settings, "server")
         box, token = Path(settings["server.results"]), settings["server.results_token"]
         shown, drain = metrics_listener(settings, "server"), settings["drain.time"]
-        public = settings["server.metrics_public"]
+        public, redis = settings["server.metrics_public"], settings["server.redis_url"]
         programs.append(
             lambda stop: serve_server(
                 serving, on_trio, at, box, token=token, dialer=dialing, log=log, stop=stop,
-                metrics=shown, metrics_public=public, drain_seconds=drain,
+                metrics=shown, metrics_public=public, drain_seconds=drain, redis=redis,
             )
         )  # fmt: skip
     if command in ("agent", "up"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,14 +13,15 @@ import msgspec
 from anyio.abc import TaskStatus
 
 from towline.core import LIMITS, Entropy, Note, Secret
-from towline.core.broker import BrokerServer, BrokerServerConfig, CallbackArrived, Stop
+from towline.core.broker import BrokerServer, BrokerServerConfig, CallbackArrived, NodeEvent, Stop
 from towline.core.http import Asked
-from towline.drivers import Dialer, Driver, Listener
+from towline.drivers import Dialer, Driver, Listener, TlsSettings
 from towline.runtimes.logs import Log
 from towline.runtimes.results import Results, open_results
 
 if TYPE_CHECKING:
     from towline.runtimes.metrics import Exposition
+    from towline.runtimes.nodes import NodeService
 
 
 async def serve_server(
@@ -34,12 +37,14 @@ async def serve_server(
     drain_seconds: float = LIMITS.drain,
     metrics: Listener | None = None,
     metrics_public: bool = False,
+    redis: Secret | None = None,
     task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a broker server until `stop` is set, then finish what is under way within the drain time.
 
     `results` is the file of the results box, `token` opens it to other machines. Metrics are shown at `metrics`, and
-    with `metrics_public` at /metrics of the server's own port. Starts with the port.
+    with `metrics_public` at /metrics of the server's own port. `redis` is the address of the directory of nodes, for a
+    server that is one of several (`config.cluster`). Starts with the port.
     Raises:  TowlineError("invalid-configuration") for a port that is taken or a file that cannot be used
     """
     config = msgspec.structs.replace(config, note_passages=log.shows("debug"))
@@ -55,6 +60,7 @@ async def serve_server(
     async with (
         open_results(results, log=log, token=token) as box,
         driver.open_pump(machine, dialer=dialer, listeners={"broker": listener}) as pump,
+        _open_node(config, redis, pump, dialer, log) as node,
     ):
         port = pump.ports["broker"]
         log.say("info", "server started", address=f"{listener.host}:{port}", results=str(results))
@@ -62,15 +68,38 @@ async def serve_server(
         async with anyio.create_task_group() as tasks:
             if exposition is not None and metrics is not None:
                 tasks.start_soon(serve_metrics, exposition, driver, metrics, log)
-            tasks.start_soon(_answer_all, pump, box, exposition if metrics_public else None, log)
+            if node is not None:
+                tasks.start_soon(node.run)
+            tasks.start_soon(_answer_all, pump, box, exposition if metrics_public else None, node, log)
             await stop.wait()
+            if node is not None:
+                await node.withdraw()
             pump.tell(Stop(drain_seconds))
             await pump.finished()
             tasks.cancel_scope.cancel()
         log.say("info", "server stopped")
 
 
-async def _answer_all(pump: Any, box: Results, exposition: Exposition | None, log: Log) -> None:
+@asynccontextmanager
+async def _open_node(
+    config: BrokerServerConfig, redis: Secret | None, pump: Any, dialer: Dialer | None, log: Log
+) -> AsyncIterator[NodeService | None]:
+    """Be one of several nodes while the block lasts, if the configuration says so."""
+    if config.cluster is None or redis is None:
+        yield None
+        return
+    # Like metrics: only whoever runs several nodes pays for it.
+    from towline.runtimes.nodes import open_nodes
+
+    tls = dialer.tls if dialer is not None else TlsSettings()
+    opened = open_nodes(redis, config.cluster, pump.tell, grace=config.grace_seconds, tls=tls, log=log)
+    async with opened as service:
+        yield service
+
+
+async def _answer_all(
+    pump: Any, box: Results, exposition: Exposition | None, node: NodeService | None, log: Log
+) -> None:
     async with anyio.create_task_group() as tasks:
         async for event in pump.events:
             if exposition is not None and isinstance(event, Asked) and event.request.path == "/metrics":
@@ -79,6 +108,8 @@ async def _answer_all(pump: Any, box: Results, exposition: Exposition | None, lo
                 pump.tell(answer(exposition, event))
             elif isinstance(event, CallbackArrived | Asked):
                 tasks.start_soon(_answer, pump, box, event)
+            elif node is not None and isinstance(event, NodeEvent):
+                node.take(event)
             elif isinstance(event, Note):
                 log.note(event)
 

@@ -165,8 +165,12 @@ class NodeGuard:
         self._most = limits.nodes
         self._senders: dict[str, _Sender] = {}
 
-    def check(self, value: str, method: str, target: str, digest: str, seconds: float) -> tuple[str | None, str]:
-        """Return the proof for an answer, and what is wrong if there is none."""
+    def check(self, value: str, method: str, target: str, digest: str, seconds: float | None) -> tuple[str | None, str]:
+        """Judge a signature; `seconds` is the directory's wall time, None while this node has no lease.
+
+        Returns the proof for an answer, and what is wrong. With both, a node of ours means somebody else, and may be
+        told that nothing was done; without a proof, it is none of ours, or it came before.
+        """
         found = _REQUEST.fullmatch(value)
         if found is None:
             return None, "no signature of a node"
@@ -174,20 +178,23 @@ class NodeGuard:
         wanted = self._keys.sign(value.rpartition(".")[0], method, target, digest)
         if not hmac.compare_digest(wanted, mac):
             return None, "signed with another secret, or for another request"
+        proof = self._keys.proof(mac)
         if found[2] != self._incarnation:
-            return None, "signed for another node, or for one that ran here before"
+            return proof, "signed for another node, or for one that ran here before"
+        if seconds is None:
+            return proof, "this node has no lease"
         if abs(int(found[3]) - seconds) > self._skew:
-            return None, f"signed more than {self._skew:g} s ago or ahead"
+            return proof, f"signed more than {self._skew:g} s ago or ahead"
         sender = self._senders.get(found[1])
         if sender is None:
             self._forget(seconds)
             if len(self._senders) >= self._most:
-                return None, "too many nodes"
+                return proof, "too many nodes"
             sender = self._senders[found[1]] = _Sender()
         sender.seconds = seconds
         if not sender.take(int(found[4])):
             return None, "signed for a request that came already"
-        return self._keys.proof(mac), ""
+        return proof, ""
 
     def _forget(self, seconds: float) -> None:
         stale = [name for name, sender in self._senders.items() if seconds - sender.seconds > 2 * self._skew]

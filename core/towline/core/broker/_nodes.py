@@ -17,7 +17,6 @@ from towline.core._wire import Note
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._cluster import ClusterConfig, ClusterKeys, Node
 
-
 # Renewals after which a node that is not found is nobody any more.
 _FORGOTTEN: Final = 100
 

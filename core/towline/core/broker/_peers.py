@@ -57,13 +57,14 @@ class Peers:
         value = visit.head.get(NODE_HEADER)
         if value is None:
             return True
-        problem = "this node has no lease yet"
-        if self.nodes.epoch is not None:
-            digest = STREAMED if visit.limit is None else digest_of(visit.body)
-            seconds = now + self.nodes.epoch
-            visit.node, problem = self._guard.check(value, visit.head.method, visit.head.target, digest, seconds)
-        if visit.node is None:
+        digest = STREAMED if visit.limit is None else digest_of(visit.body)
+        seconds = now + self.nodes.epoch if self.nodes.epoch is not None else None
+        visit.node, problem = self._guard.check(value, visit.head.method, visit.head.target, digest, seconds)
+        if problem:
             self._wishes.append(Note("warning", "node.refused", {"peer": visit.peer, "problem": problem}))
+            if visit.node is not None:
+                self.turn_away(visit, now)
+                return False
             body = compact({"code": "NODE_REFUSED", "message": problem})
             self._desk.respond(visit, 401, (JSON,), body, now=now)
             return False
