@@ -8,6 +8,7 @@ import pytest
 from worlds.brokers import TOKEN, Brokers, Serving, plain
 
 from towline.core.broker import AcceptRules, Distribution, encode_upload_head
+from towline.core.broker._ends import ended
 from towline.core.broker._tally import NO_RULE, SECONDS, Buckets, Tally
 
 HEAD = encode_upload_head(200, {"content-type": "text/plain"})
@@ -118,3 +119,61 @@ def test_the_token_of_a_refused_caller_is_no_label() -> None:
         serving.ask(f"/broker/token-{number}/x")
     assert TOKEN not in repr(serving.machine.figures())
     assert len(serving.machine.figures().requests) == 1
+
+
+# ── the client's ──────────────────────────────────────────────────────────────
+def test_a_client_counts_what_it_asks_and_what_it_refuses() -> None:
+    brokers = Brokers(lambda head, body: plain(200, b"x" * 40_000) if head.target == "/long" else plain())
+    brokers.relay("/x")
+    brokers.relay("/long")
+    brokers.relay("/x", headers=(("x-broker-ws-response", "1"),))
+    brokers.ask("/api/v2/import/done", "POST", port=8000, body=b"{}")
+    brokers.ask("/nowhere", "POST", port=8000, body=b"{}")
+    figures = brokers.client_machine.figures()
+    rows = {(row.direction, row.rule, row.method, row.status): row.seconds.count for row in figures.requests}
+    assert rows == {
+        ("inbound", 0, "GET", 200): 3,
+        ("outbound", 0, "POST", 200): 1,
+        ("outbound", NO_RULE, "POST", 401): 1,
+    }
+    assert figures.refused == {"denied": 1}
+    assert (figures.tunnels, figures.in_flight, figures.closed) == (2, 0, {})
+    assert figures.answers[True].total == 40_000
+    assert figures.answers[False].count == 2
+
+
+def test_a_client_counts_failures_cuts_and_cancels() -> None:
+    brokers = Brokers(lambda head, body: (200, [], ["hang"]))
+    waiting = brokers.relay("/hang")
+    assert brokers.client_machine.figures().in_flight == 1
+    brokers.callers.leave(waiting)
+    brokers.ask("/healthcheck")
+    brokers.upstream.answer = lambda head, body: (200, [("content-length", "100000")], [b"x" * 30_000, "hang"])
+    brokers.relay("/cut")
+    brokers.world.kill(brokers.upstream_party)
+    brokers.relay("/away", run=5.0)
+    brokers.world.kill(brokers.server)
+    brokers.world.run(0.1)
+    brokers.ask("/api/v2/import/done", "POST", port=8000, body=b"{}", run=10.0)
+    figures = brokers.client_machine.figures()
+    assert figures.refused == {"cut": 1, "downstream-unreachable": 1, "connection-not-ready": 1}
+    rows = {(row.direction, row.status): row.seconds.count for row in figures.requests}
+    assert rows == {("inbound", 200): 1, ("inbound", 0): 1, ("inbound", 502): 1, ("outbound", 503): 1}
+    assert figures.tunnels == 0
+    assert figures.closed["lost"] == 2
+    assert figures.closed["unreachable"] > 2
+
+
+@pytest.mark.parametrize(
+    ("reason", "word"),
+    [
+        ("no pong in time", "heartbeat"),
+        ("no connection: connection refused", "unreachable"),
+        ("expected 101 to the upgrade, got 502", "refused"),
+        ("no connection: refused; gave up after 30 attempts", "unreachable"),
+        ("the client broke the websocket protocol: text that is not UTF-8", "protocol"),
+        ("Connection reset by peer", "lost"),
+    ],
+)
+def test_the_end_of_a_tunnel_has_one_word(reason: str, word: str) -> None:
+    assert ended(reason) == word

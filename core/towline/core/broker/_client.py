@@ -34,6 +34,7 @@ from towline.core.broker._connection import Connection
 from towline.core.broker._desk import Came, Desk, DeskEvent, Left, Visit
 from towline.core.broker._dispatch import Asking as Dispatching
 from towline.core.broker._dispatch import Dispatch
+from towline.core.broker._ends import ended
 from towline.core.broker._filters_page import FiltersPage, RulesRead, RulesWanted
 from towline.core.broker._ids import request_id_of
 from towline.core.broker._job import Job, Tunnel
@@ -43,6 +44,7 @@ from towline.core.broker._outgoing import Errand, Outgoing
 from towline.core.broker._preflight import Asking as PreflightAsking
 from towline.core.broker._preflight import Preflight, server_checks
 from towline.core.broker._server_config import Reload, Stop
+from towline.core.broker._tally import Figures
 from towline.core.broker._webhooks import Webhook, Webhooks
 from towline.core.http import ClientEvent
 from towline.core.tunnel import (
@@ -108,6 +110,7 @@ class BrokerClient:
             self._desk,
             self._connections,
             self._webhooks,
+            self._jobs.tally,
             wait_seconds=config.callback_wait,
             answer_seconds=config.answer_seconds,
             limits=limits,
@@ -168,6 +171,11 @@ class BrokerClient:
             self._authentication.deadline(),
             self._stop_by,
         )
+
+    def figures(self) -> Figures:
+        """Return what was counted, and what there is at the moment."""
+        ready = sum(tunnel.open for tunnel in self._tunnels)
+        return self._jobs.tally.read(tunnels=ready, in_flight=len(self._jobs) + len(self._callbacks))
 
     # ── turns ──────────────────────────────────────────────────────────────────
     def _wake(self, now: Instant) -> None:
@@ -307,7 +315,8 @@ class BrokerClient:
         told = {"role": tunnel.role, "reason": said.reason, "final": said.final, "retry_in": retry_in}
         self._note(level, "tunnel.closed", tunnel.connection, **told)
         tunnel.capabilities = ()
-        self._jobs.tunnel_lost(tunnel)
+        self._jobs.tunnel_lost(tunnel, now)
+        self._jobs.tally.close(ended(said.reason, opened=said.session > 0))
         self._callbacks.lost(tunnel, said.lost_acks, now)
         self._authentication.lost(tunnel, now)
         if not said.final:
@@ -321,7 +330,7 @@ class BrokerClient:
         if said.name == "request":
             self._jobs.arrived(tunnel, said.args, said.ack_id, now)
         elif said.name == "cancel":
-            self._jobs.cancelled(tunnel, said.args)
+            self._jobs.cancelled(tunnel, said.args, now)
         elif said.name == "service":
             self._service(tunnel, said, now)
         elif said.name == "notification":

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from towline.core._contract import Record
+from towline.core._contract import Instant, Record
 from towline.core._script import Head
 from towline.core.broker._outgoing import Errand
 from towline.core.broker._rewrite import UrlRewriter
+from towline.core.broker._tally import NO_RULE
 from towline.core.http import Url
 from towline.core.tunnel import RequestPayload, TunnelClient
 
@@ -56,6 +57,7 @@ class Job:
     __slots__ = (
         "ack_id",
         "asked",
+        "began_at",
         "collected",
         "errand",
         "head",
@@ -65,20 +67,28 @@ class Job:
         "relaying",
         "request_id",
         "rewriter",
+        "rule",
         "size",
         "started",
+        "status",
         "tunnel",
         "upload",
         "way",
     )
 
-    def __init__(self, tunnel: Tunnel, asked: RequestPayload, ack_id: int | None, request_id: str) -> None:
+    def __init__(
+        self, tunnel: Tunnel, asked: RequestPayload, ack_id: int | None, request_id: str, began_at: Instant
+    ) -> None:
         self.tunnel = tunnel
         # Where the answer goes, wherever the tunnel goes next.
         self.place = tunnel.place
         self.asked = asked
         self.ack_id = ack_id
         self.request_id = request_id
+        self.began_at = began_at
+        # The accept rule that let it in, and the status of its answer, 0 while there is none.
+        self.rule = NO_RULE
+        self.status = 0
         self.way: Way = "ack"
         self.errand: Errand | None = None
         self.head: Head | None = None

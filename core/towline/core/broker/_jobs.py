@@ -35,6 +35,7 @@ from towline.core.broker._inbound import CONTEXT_HEADER
 from towline.core.broker._job import Job, Tunnel
 from towline.core.broker._outgoing import Errand, Outgoing
 from towline.core.broker._rewrite import NEXT_SERVER, UrlRewriter
+from towline.core.broker._tally import NO_RULE, Tally
 from towline.core.broker._upload import encode_upload_head
 from towline.core.http import ClientEvent
 from towline.core.tunnel import (
@@ -61,6 +62,7 @@ class Jobs:
         self._outgoing = outgoing
         self._config = config
         self._one_event_answers = config.one_event_answers
+        self.tally = Tally()
         self._entropy = entropy
         self._limits = limits
         self._jobs: set[Job] = set()
@@ -82,7 +84,7 @@ class Jobs:
         if not asked.streaming_id and ack_id is None:
             return  # there is nowhere to send an answer
         request_id = request_id_of([("snyk-request-id", asked.headers.get("snyk-request-id", ""))], self._entropy)
-        job = Job(tunnel, asked, ack_id, request_id)
+        job = Job(tunnel, asked, ack_id, request_id, now)
         self._jobs.add(job)
         if fault is not None:
             self._own_answer(job, 400, fault.code, {"code": fault.code, "message": fault.message}, now)
@@ -94,19 +96,19 @@ class Jobs:
             busy = {"code": "TOO_BUSY", "message": "too many requests wait already"}
             self._own_answer(job, 503, "TOO_BUSY", busy, now)
 
-    def cancelled(self, tunnel: Tunnel, args: Sequence[Any]) -> None:
+    def cancelled(self, tunnel: Tunnel, args: Sequence[Any], now: Instant) -> None:
         """Take a `cancel` event: nobody waits for the answer to a request any more."""
         stream, number = read_cancel(args)
         ack_id = None if number is None else tunnel.client.handle_of(number)
         for job in [job for job in self._jobs if job.tunnel is tunnel]:
             if (stream and job.asked.streaming_id == stream) or (ack_id is not None and job.ack_id == ack_id):
-                self._end(job)
+                self._end(job, now)
 
-    def tunnel_lost(self, tunnel: Tunnel) -> None:
+    def tunnel_lost(self, tunnel: Tunnel, now: Instant) -> None:
         """A tunnel is gone: what could be answered over it only is given up; what can be uploaded goes on."""
         for job in [job for job in self._jobs if job.tunnel is tunnel]:
             if not job.asked.streaming_id or job.way == "chunk":
-                self._end(job)
+                self._end(job, now)
 
     def dispatch(self, now: Instant) -> None:
         """Start what may start since other jobs have ended. The root calls this before it ends its turn."""
@@ -128,6 +130,7 @@ class Jobs:
             return
         gate = connection.inbound
         verdict = gate.decide(asked.method, asked.url, asked.headers, asked.body, rules=outlook.private)
+        job.rule = NO_RULE if isinstance(verdict, Denied) else verdict.rule
         if isinstance(verdict, Denied):
             self._own_answer(job, 401, "FILTER_BLOCKED", denial(DENIED_OVER_TUNNEL, asked.url), now)
             return
@@ -159,6 +162,7 @@ class Jobs:
 
     def _head(self, job: Job, head: Head, now: Instant) -> None:
         job.head = self._rewritten(job, head)
+        job.status = head.status
         if not job.asked.streaming_id:
             return
         # What the server can do is looked at when a request is answered (broker-protocol.md §1.8).
@@ -227,18 +231,19 @@ class Jobs:
             self._finish_relay(job, now)
             return
         self._emit(job, body, True, now, status=job.head.status, headers=answer_object(job.head.headers))
-        self._end(job)
+        self._end(job, now)
 
     def _broken(self, job: Job, broken: Broken, now: Instant) -> None:
         origin = str(job.errand.url.origin) if job.errand is not None else "the upstream"
         job.errand = None
         if job.relaying:
+            self.tally.refuse("cut")
             # Never an error text after a body that has begun: the far side must see the cut (security.md §6). It sees
             # one only in an upload that it sees, so what was sent of this one arrives before its end.
             upload, job.upload = job.upload, None
             if upload is not None:
                 self._outgoing.break_off(upload)
-            self._end(job)
+            self._end(job, now)
             return
         status, code, body = downstream_failure(broken, origin)
         connection = job.tunnel.connection
@@ -279,25 +284,27 @@ class Jobs:
             self._outgoing.end(job.upload, now)
         else:
             self._emit(job, b"", True, now)
-            self._end(job)
+            self._end(job, now)
 
     def _upload_happened(self, job: Job, event: ClientEvent, now: Instant) -> None:
         if isinstance(event, Head):
             if event.status >= 300 and job.errand is not None:
                 # The caller is gone, or the server has had this answer: nobody wants the rest.
-                self._end(job)
+                self._end(job, now)
         elif not isinstance(event, Body):
             job.upload = None
             if isinstance(event, Broken) and not event.sent and job.tunnel.open:
                 # Nothing of the answer left, so that another one may be given the other way.
                 body = {"code": "UPLOAD_FAILED", "message": f"the answer could not be uploaded: {event.why}"[:1024]}
                 self._tell(job, 502, body, now)
-            self._end(job)
+            self._end(job, now)
 
     def _own_answer(
         self, job: Job, status: int, code: str, body: dict[str, Any], now: Instant, *, original: int | None = None
     ) -> None:
         """Answer in the client's own name."""
+        job.status = status
+        self.tally.refuse("denied" if code == "FILTER_BLOCKED" else code.lower().replace("_", "-"))
         errand, job.errand = job.errand, None
         if errand is not None:
             self._outgoing.give_up(errand)
@@ -311,7 +318,7 @@ class Jobs:
         # A job that was turned away for want of room gets no upload, which would take room.
         if not uploads or (not job.started and job.tunnel.open):
             self._tell(job, status, body, now)
-            self._end(job)
+            self._end(job, now)
             return
         text = compact(body)
         prefix = encode_upload_head(status, None, code)
@@ -344,18 +351,21 @@ class Jobs:
             job.tunnel.client.emit("chunk", args, now=now)
         except TowlineError:
             # Part of a stream is missing from here on: it is left without its end, so that nobody takes it for whole.
-            self._end(job)
+            self._end(job, now)
 
     def _acknowledge(self, job: Job, said: dict[str, Any], now: Instant) -> None:
         if job.ack_id is not None:
             job.tunnel.client.acknowledge(job.ack_id, [said], now=now)
-        self._end(job)
+        self._end(job, now)
 
-    def _end(self, job: Job) -> None:
+    def _end(self, job: Job, now: Instant) -> None:
         if job.over:
             return
         job.over = True
         self._jobs.discard(job)
+        self.tally.request("inbound", job.rule, job.asked.method, job.status, now - job.began_at)
+        if job.head is not None:
+            self.tally.answer(job.size, job.relaying)
         for errand in (job.errand, job.upload):
             if errand is not None:
                 self._outgoing.give_up(errand)

@@ -18,6 +18,7 @@ from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import incoming
 from towline.core.broker._job import Tunnel
 from towline.core.broker._routing import WEBHOOK, Unrouted, route
+from towline.core.broker._tally import NO_RULE, Tally
 from towline.core.broker._upload import parse_answer_head
 from towline.core.broker._webhooks import Webhooks
 from towline.core.tunnel import RequestPayload, TunnelBusy, write_request
@@ -26,13 +27,17 @@ from towline.core.tunnel import RequestPayload, TunnelBusy, write_request
 class Callback(Timed):
     """One callback on its way up."""
 
-    __slots__ = ("connection", "handle", "payload", "tunnel", "visit")
+    __slots__ = ("began_at", "connection", "handle", "payload", "rule", "tunnel", "visit")
 
-    def __init__(self, visit: Visit, connection: Connection, payload: RequestPayload) -> None:
+    def __init__(
+        self, visit: Visit, connection: Connection, payload: RequestPayload, rule: int, began_at: Instant
+    ) -> None:
         super().__init__()
         self.visit = visit
         self.connection = connection
         self.payload = payload
+        self.rule = rule
+        self.began_at = began_at
         self.tunnel: Tunnel | None = None  # None while it waits for one to open
         self.handle: int | None = None
 
@@ -48,6 +53,7 @@ class Callbacks:
         desk: Desk,
         connections: Sequence[Connection],
         webhooks: Webhooks,
+        tally: Tally,
         *,
         wait_seconds: float,
         answer_seconds: float,
@@ -56,6 +62,7 @@ class Callbacks:
         self._desk = desk
         self._connections = connections
         self._webhooks = webhooks
+        self._tally = tally
         self._wait_seconds = wait_seconds
         self._answer_seconds = answer_seconds
         self._limits = limits
@@ -76,27 +83,28 @@ class Callbacks:
             came = incoming(visit, visit.head.target, self._limits)
         except RemoteProtocolError as error:
             status = 415 if error.kind == "unsupported-media-type" else error.status_hint
-            self._respond(visit, status, {"code": error.code, "message": error.message}, now)
+            self._refuse(visit, status, {"code": error.code, "message": error.message}, error.kind, now)
             return
         way = route(self._connections, came)
         if isinstance(way, Unrouted):
-            self._respond(visit, way.status, way.document, now)
+            self._refuse(visit, way.status, way.document, "unrouted", now)
             return
         connection, url = way.connection, way.url
         verdict = connection.outbound.decide(came.method, url, came.headers, came.body)
         if isinstance(verdict, Denied):
-            self._respond(visit, 401, denial(DENIED_OVER_HTTP, url), now)
+            self._refuse(visit, 401, denial(DENIED_OVER_HTTP, url), "denied", now)
             return
         tunnel = connection.open_tunnel()
         hooked = tunnel is None and url.startswith(WEBHOOK)
         if hooked and self._webhooks.send(visit, connection, verdict, came.method, came.body or b"", now):
             return
         if len(self._by_visit) >= self._limits.tunnel_waiting:
-            self._respond(visit, 503, {"code": "TOO_BUSY", "message": "too many callbacks wait already"}, now)
+            body = {"code": "TOO_BUSY", "message": "too many callbacks wait already"}
+            self._refuse(visit, 503, body, "too-busy", now)
             return
         headers = verdict.headers | {"snyk-request-id": visit.request_id}
         payload = RequestPayload(url, came.method, headers, came.body, "", visit.request_id)
-        callback = self._by_visit[visit.number] = Callback(visit, connection, payload)
+        callback = self._by_visit[visit.number] = Callback(visit, connection, payload, verdict.rule, now)
         if tunnel is None:
             self._waiting.append(callback)
             self._alarms.set(callback, now + self._wait_seconds)
@@ -123,12 +131,13 @@ class Callbacks:
         try:
             head = parse_answer_head(said, self._limits)
         except RemoteProtocolError as error:
-            self._respond(callback.visit, 502, {"code": error.code, "message": "the answer cannot be read"}, now)
+            self._fail(callback, 502, error.code, "the answer cannot be read", now)
             return
         body, content_type = payload_body(said.get("body") if isinstance(said, dict) else None, dict(head.headers))
         headers = [pair for pair in answer_headers(head.headers) if pair[0] != "content-length"]
         if content_type is not None:
             headers.append(("Content-Type", content_type))
+        self._count(callback, head.status, now)
         self._desk.respond(callback.visit, head.status, headers, body, now=now)
 
     def lost(self, tunnel: Tunnel, handles: Sequence[int], now: Instant) -> None:
@@ -137,7 +146,7 @@ class Callbacks:
             callback = self._by_handle.get((tunnel, handle))
             if callback is not None:
                 self._forget(callback)
-                self._respond(callback.visit, 502, {"code": "TUNNEL_LOST", "message": "the tunnel was lost"}, now)
+                self._fail(callback, 502, "TUNNEL_LOST", "the tunnel was lost", now)
 
     def left(self, visit: Visit) -> None:
         """The agent does not wait any more."""
@@ -150,12 +159,9 @@ class Callbacks:
             waited = callback.tunnel is None
             self._forget(callback)
             if waited:
-                self._respond(
-                    callback.visit, 503, {"code": "CONNECTION_NOT_READY", "message": "no tunnel is open"}, now
-                )
+                self._fail(callback, 503, "CONNECTION_NOT_READY", "no tunnel is open", now)
             else:
-                body = {"code": "TIMEOUT", "message": f"no answer in {self._answer_seconds:g} s"}
-                self._respond(callback.visit, 504, body, now)
+                self._fail(callback, 504, "TIMEOUT", f"no answer in {self._answer_seconds:g} s", now)
 
     # ── inside ─────────────────────────────────────────────────────────────────
     def _send(self, callback: Callback, tunnel: Tunnel, now: Instant) -> None:
@@ -165,11 +171,25 @@ class Callbacks:
         except TowlineError as error:
             self._forget(callback)
             status = 503 if isinstance(error, TunnelBusy) else error.status_hint
-            self._respond(callback.visit, status, {"code": error.code, "message": error.message}, now)
+            self._fail(callback, status, error.code, error.message, now)
             return
         assert callback.handle is not None
         self._by_handle[tunnel, callback.handle] = callback
         self._alarms.set(callback, now + self._answer_seconds)
+
+    def _fail(self, callback: Callback, status: int, code: str, message: str, now: Instant) -> None:
+        self._tally.refuse(code.lower().replace("_", "-"))
+        self._count(callback, status, now)
+        self._respond(callback.visit, status, {"code": code, "message": message}, now)
+
+    def _refuse(self, visit: Visit, status: int, document: object, reason: str, now: Instant) -> None:
+        """Answer what goes nowhere."""
+        self._tally.refuse(reason)
+        self._tally.request("outbound", NO_RULE, visit.head.method, status, 0.0)
+        self._respond(visit, status, document, now)
+
+    def _count(self, callback: Callback, status: int, now: Instant) -> None:
+        self._tally.request("outbound", callback.rule, callback.payload.method, status, now - callback.began_at)
 
     def _respond(self, visit: Visit, status: int, document: object, now: Instant) -> None:
         headers = [JSON, RETRY_SOON] if status == 503 else [JSON]

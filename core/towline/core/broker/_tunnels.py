@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from towline.core._contract import Instant
 from towline.core._wire import Lost, Note, Received, Transmit
@@ -15,6 +15,7 @@ from towline.core.broker._calls import Calls
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._directory import Directory
 from towline.core.broker._dispatcher import Dispatcher
+from towline.core.broker._ends import ended
 from towline.core.broker._forwarding import Forwarding
 from towline.core.broker._ids import masked_token
 from towline.core.broker._platform import Platform
@@ -31,24 +32,6 @@ from towline.core.tunnel import (
     TunnelHost,
     Upgrade,
 )
-
-# What a session's end is called where ends are counted; one that is not listed was lost on its way.
-_ENDS: Final = {
-    "no identify in time": "identify-timeout",
-    "stale credentials": "stale-credentials",
-    "a refused credential": "refused-credential",
-    "no message in time": "heartbeat",
-    "no pong in time": "heartbeat",
-    "the client does not read what it is sent": "not-reading",
-    "the client closed the session": "client",
-    "the client closed the websocket": "client",
-    "the client closed the connection": "client",
-    "outdated version": "outdated-version",
-    "the server stops": "server-stops",
-    "too many events before identify": "protocol",
-    "polls overlapped": "protocol",
-    "expected the token of the address in identify, got another": "protocol",
-}
 
 
 class Tunnels:
@@ -162,7 +145,7 @@ class Tunnels:
             if self._dispatcher is not None:
                 self._dispatcher.disconnected(gone, self._directory.all_of(gone.token), now)
         self._platform.session_closed(said.session)
-        self._tally.close(_ENDS.get(said.reason, "lost"))
+        self._tally.close(ended(said.reason))
         self._note("info", "tunnel.closed", session=said.session, reason=said.reason)
 
     def _arrived(self, said: Arrived, now: Instant) -> None:
