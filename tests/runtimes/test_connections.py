@@ -12,7 +12,7 @@ import pytest
 
 from towline.core import LIMITS, Secret
 from towline.core.broker import ConnectionConfig
-from towline.runtimes.client_setup import client_config, client_limits, client_warnings, read_rules
+from towline.runtimes.client_setup import client_config, client_limits, client_warnings, expanded, read_rules
 from towline.runtimes.config import ConfigurationError, Settings, load
 from towline.runtimes.logs import Log
 from towline.runtimes.setup import strike_secrets
@@ -324,6 +324,23 @@ def test_the_log_strikes_the_secrets_of_connections() -> None:
     assert "c4n4ry" not in out.getvalue()
     assert "bbbbbbbb" not in out.getvalue()
     assert "c4n4ry" not in repr(client_config(ours()))
+
+
+def test_values_of_the_environment_may_name_others() -> None:
+    given = {
+        "HOST": "git.example",
+        "WHERE": "https://$TOK@$HOST/$ABSENT",
+        "TOK": "one",
+        "TOK_POOL": "two, three",
+        "CR_PASSWORD": "pa$HOST",
+        "KEPT": r"\$HOST ${HOST}",
+        "LOOP": "$LOOP$HOST",
+    }
+    known = {name: value.reveal() for name, value in expanded(given).items()}
+    assert known["WHERE"] == "https://one@git.example/$ABSENT"
+    assert known["WHERE_POOL"] == "https://two@git.example/$ABSENT,https://three@git.example/$ABSENT"
+    assert (known["CR_PASSWORD"], known["KEPT"]) == ("pa$HOST", r"\$HOST ${HOST}")
+    assert known["LOOP"] == "$LOOP$HOSTgit.example"
 
 
 def test_the_largest_acknowledged_answer() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, Final
@@ -23,6 +24,8 @@ from towline.runtimes.setup import credential_string, rules
 
 # security.md §3 sets a ceiling for what is held of one message.
 _LARGEST_ANSWER: Final = 64 * MIB
+# A `\$` is meant as it stands, and `${VAR}` is not for values of the environment.
+_OTHER: Final = re.compile(r"(?<!\\)\$([A-Za-z_][A-Za-z0-9_]*)")
 
 
 def client_config(settings: Settings) -> BrokerClientConfig:
@@ -159,9 +162,8 @@ def _connection(settings: Settings, own: ConnectionSettings, accepted: AcceptRul
     if made is not None:
         mine["CR_CREDENTIALS"] = made
     # What the environment has of a registry is not this connection's.
-    general = {
-        name: Secret(value) for name, value in os.environ.items() if not name.startswith(("CR_", "BROKER_TOKEN"))
-    }
+    elsewhere = ("CR_", "BROKER_TOKEN")
+    general = {name: value for name, value in expanded(os.environ).items() if not name.startswith(elsewhere)}
     authorization, basic = own.get("validation_authorization"), own.get("validation_basic")
     return ConnectionConfig(
         name=own.name,
@@ -191,8 +193,31 @@ def variables(settings: Settings) -> Mapping[str, Secret]:
 
     Which of it is secret only the operator knows, so all of it is.
     """
-    known = {name: Secret(value) for name, value in os.environ.items()}
+    known = expanded(os.environ)
     found = credential_string(settings)
     if found is not None:
         known["CR_CREDENTIALS"] = found
     return known
+
+
+def expanded(environment: Mapping[str, str]) -> dict[str, Secret]:
+    """Return an environment with the `$OTHER` in its values filled in once (broker-protocol.md §3.4).
+
+    A value that names a variable with a `_POOL` beside it makes a pool. What is a registry's (`CR_*`) stays as it
+    stands: a `$` in a password is one.
+    """
+    known: dict[str, Secret] = {}
+    for name, value in environment.items():
+        names = [] if name.startswith("CR_") else _OTHER.findall(value)
+        pooled = next((other for other in names if environment.get(f"{other}_POOL")), None)
+        filled = _filled(value, environment) if names else value
+        known[name] = Secret(filled)
+        if pooled is not None:
+            entries = (entry.strip() for entry in environment[f"{pooled}_POOL"].split(","))
+            each = [_filled(value, {**environment, pooled: entry}) for entry in entries if entry]
+            known[f"{name}_POOL"] = Secret(",".join(each))
+    return known
+
+
+def _filled(value: str, environment: Mapping[str, str]) -> str:
+    return _OTHER.sub(lambda found: environment.get(found[1]) or found[0], value)
