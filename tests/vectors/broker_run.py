@@ -16,11 +16,14 @@ def run_sessions(folder: Path) -> tuple[int, int]:
         if not is_session(path):
             print(f"{path.name}: not run: no recorded session")
             continue
-        for played in play(path):
+        came = play(path)
+        if not came:
+            print(f"{path.name}: not run: neither peer is a stock one")
+        for played in came:
             print(f"{path.name}: {played}")
             for problem in played.problems:
                 print(f"  {problem}")
-            ran += played.compared
+            ran += played.compared + len(played.problems)
             failures += len(played.problems)
     return ran, failures
 

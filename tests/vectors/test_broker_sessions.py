@@ -13,6 +13,8 @@ from vectors import run, wire_page
 from vectors.broker_player import deviations
 from vectors.broker_player.play import Played, play
 
+from towline.core.broker import BrokerServer
+
 FOLDER = Path(__file__).parent / "broker"
 FILES = sorted(FOLDER.glob("*.jsonl"))
 MORE = sorted((Path(__file__).parent / "broker_more").glob("*.jsonl"))
@@ -150,6 +152,22 @@ def test_a_folder_with_a_difference_ends_with_1(tmp_path: Path, capsys: pytest.C
     out = capsys.readouterr().out
     assert "status: expected 203, got 200" in out
     assert "y.jsonl: not run: no recorded session" in out
+
+
+def test_a_recording_that_no_machine_can_take_is_a_difference_and_not_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def handle(self: BrokerServer, fact: Any, now: float) -> None:
+        raise ZeroDivisionError("doctored")
+
+    monkeypatch.setattr(BrokerServer, "handle", handle)
+    (tmp_path / FILES[12].name).write_bytes(FILES[12].read_bytes())
+    lines = FILES[12].read_text("utf-8").splitlines()
+    (tmp_path / "none.jsonl").write_text(lines[0] + "\n")
+    assert run.main([str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert "server: expected a machine that goes on, got ZeroDivisionError: doctored" in out
+    assert "none.jsonl: not run: neither peer is a stock one" in out
 
 
 def test_what_is_random_is_the_same_where_it_was_the_same(tmp_path: Path) -> None:
