@@ -14,22 +14,22 @@ RELAY = f"/broker/{TOKEN}"
 
 
 class Pair:
-    """`server` are further variables of the server; `whose` client it is: "ours" or "stock"."""
+    """`whose` client it is: "ours" or "stock". `client` and `server` are further variables of ours."""
 
-    def __init__(self, folder: Path, whose: str, **server: str) -> None:
+    def __init__(self, folder: Path, whose: str, client: dict[str, str], **server: str) -> None:
         self.folder = folder
         self.upstream = SlowUpstream()
         self.port, self.client_port = free_port(), free_port()
         given = {"PORT": str(self.port), "TOWLINE_RESULTS": "results.sqlite", **server}
         self.server = towline(folder, "server", **given)
-        self.client = self._client(whose)
+        self.client = self._client(whose, client)
 
-    def _client(self, whose: str) -> Program:
+    def _client(self, whose: str, more: dict[str, str]) -> Program:
         url, agent = f"http://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.upstream.port}"
         if whose == "ours":
             given = {"PORT": str(self.client_port), "BROKER_TOKEN": TOKEN, "BROKER_SERVER_URL": url}
             given |= {"BROKER_CLIENT_URL": f"http://127.0.0.1:{self.client_port}", "CR_AGENT_URL": agent}
-            return towline(self.folder, "client", **given)
+            return towline(self.folder, "client", **given, **more)
         argv = [need_peer("snyk-broker-client"), "--port", str(self.client_port), "--server", url]
         argv += ["--token", TOKEN, "--cr-agent-url", agent]
         return Program(self.folder, "stock-client", argv, {"SNYK_BROKER_CACHE": str(SNYK_BROKER_CACHE)})

@@ -31,8 +31,8 @@ Pairs = Callable[..., Pair]
 def pairs(tmp_path: Path) -> Iterator[Pairs]:
     made: list[Pair] = []
 
-    def make(whose: str = "ours", **server: str) -> Pair:
-        made.append(Pair(tmp_path / str(len(made)), whose, **server))
+    def make(whose: str = "ours", client: dict[str, str] | None = None, **server: str) -> Pair:
+        made.append(Pair(tmp_path / str(len(made)), whose, client or {}, **server))
         return made[-1]
 
     yield make
@@ -92,6 +92,25 @@ def test_metrics_tell_what_happened(pairs: Pairs, whose: str) -> None:
     wait(lambda: read_metrics(shown)["towline_tunnel_ready{}"] == 0)
     closed = {name: value for name, value in read_metrics(shown).items() if name.startswith("broker_socket_close")}
     assert sum(closed.values()) == 2
+
+
+def test_a_client_has_metrics_too(pairs: Pairs) -> None:
+    shown = free_port()
+    pair = pairs(client={"TOWLINE_CLIENT_METRICS_PORT": str(shown)}).start()
+    assert call(pair.port, "GET", f"{RELAY}/list/slow/0.1").status == 200
+    assert call(pair.port, "GET", f"{RELAY}/nothing").status == 401
+    assert call(pair.client_port, "POST", "/nothing", b"").status == 401
+    samples = read_metrics(shown)
+    assert samples["towline_tunnel_ready{}"] == 2
+    assert sum(value for name, value in samples.items() if name.startswith("towline_requests_total{code=200")) == 1
+    assert samples["towline_requests_total{code=401,direction=inbound,rule=}"] == 1
+    assert samples["towline_requests_total{code=401,direction=outbound,rule=}"] == 1
+    assert samples["towline_rejected_total{reason=denied}"] == 2
+    assert not [name for name in samples if name.startswith(("broker_", "http_"))]
+    pair.server.kill()
+    wait(lambda: read_metrics(shown)["towline_tunnel_ready{}"] == 0)
+    reconnects = [value for name, value in read_metrics(shown).items() if name.startswith("towline_tunnel_reconnects")]
+    assert sum(reconnects) >= 2
 
 
 def test_metrics_are_on_the_own_port_only_when_asked_for(pairs: Pairs) -> None:

@@ -26,13 +26,14 @@ async def serve_client(
     dialer: Dialer | None = None,
     drain_seconds: float = LIMITS.drain,
     limits: Limits = LIMITS,
+    metrics: Listener | None = None,
     reread: Callable[[], RulesRead] | None = None,
     task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run a broker client until `stop` is set, then finish what is under way within the drain time.
 
     Starts with the port of its own face; the tunnels come up afterwards, and come back by themselves. `reread` reads
-    the accept files again; without it the rules are those of the start.
+    the accept files again; without it the rules are those of the start. Metrics are shown at `metrics`.
     Raises:  TowlineError("invalid-configuration") for an address that cannot be read or a port that is taken,
              "tunnel-refused" when no tunnel of any connection could be opened in all its attempts
     """
@@ -48,6 +49,11 @@ async def serve_client(
         )  # fmt: skip
         task_status.started(port)
         async with anyio.create_task_group() as tasks:
+            if metrics is not None:
+                # Costs memory and a longer start: only whoever wants metrics pays for it.
+                from towline.runtimes.metrics import Exposition, serve_metrics
+
+                tasks.start_soon(serve_metrics, Exposition("client", machine.figures), driver, metrics, log)
             tasks.start_soon(_hear, pump, log, reread)
             await stop.wait()
             pump.tell(Stop(drain_seconds))

@@ -87,12 +87,13 @@ def _programs(command: str, settings: Settings, log: Log) -> list[Program]:
         from towline.runtimes.client_setup import client_config, client_limits, client_warnings, read_rules
 
         calling, here, limits = client_config(settings), listener(settings, "client"), client_limits(settings)
+        measured, patience = metrics_listener(settings, "client"), settings["drain.time"]
         for warning in client_warnings(settings):
             log.say("warning", "configuration without effect", what=warning)
         programs.append(
             lambda stop: serve_client(
                 calling, on_trio, here, dialer=dialing, log=log, stop=stop, limits=limits,
-                reread=lambda: read_rules(settings),
+                reread=lambda: read_rules(settings), metrics=measured, drain_seconds=patience,
             )
         )  # fmt: skip
     return programs
