@@ -418,3 +418,8 @@ def test_q19_a_body_too_large_is_answered_in_plain_json() -> None:
         assert json.loads(got.body)["error"]["code"] == "REQUEST_TOO_LARGE"
         assert not any(sign in got.body for sign in (b"/", b"<", b"Error:"))
     assert (brokers.upstream.requests, brokers.platform.requests) == ([], [])
+
+
+def test_every_quirk_has_its_test() -> None:
+    tests = [name for name in globals() if name.startswith("test_q")]
+    assert {int(name.removeprefix("test_q").partition("_")[0]) for name in tests} == set(range(1, 20))
