@@ -5,9 +5,13 @@ from __future__ import annotations
 import select
 import socket
 import struct
+from typing import Any
 
 import pytest
+import trio
 
+from towline.core import Accepted, Received, Share, Transmit
+from towline.drivers import Listener, on_trio, testing
 from towline.drivers._epoll import HAS_EPOLL, ROUND, Epoll
 from towline.drivers._links import Link
 
@@ -81,3 +85,50 @@ def test_what_a_link_waits_for_follows_it() -> None:
     epoll.close()
     assert epoll.closed
     link.close(reset=False)
+
+
+class Gathering(testing.Small):
+    """Passes on to its first link, which is shared, what comes on the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.links: list[int] = []
+
+    def take(self, fact: Any, now: float) -> None:
+        if isinstance(fact, Accepted):
+            self.links.append(fact.link)
+            if len(self.links) == 1:
+                self.wish(Share(fact.link))
+        elif isinstance(fact, Received):
+            self.wish(Transmit(self.links[0], fact.data))
+
+
+def test_what_a_round_writes_on_a_tunnel_leaves_in_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine, flushed = Gathering(), list[int]()
+    flush = Link.flush
+
+    def counted(link: Link) -> bool:
+        flushed.append(link.queued)
+        return flush(link)
+
+    async def main() -> None:
+        async with on_trio.open_pump(machine, listeners={"in": Listener()}) as pump:
+            dialled = [socket.create_connection(("127.0.0.1", pump.ports["in"])) for _ in range(9)]
+            while len(machine.links) < 9:
+                await trio.sleep(0.01)
+            monkeypatch.setattr(Link, "flush", counted)
+            for sock in dialled[1:]:
+                sock.send(b"hello")
+            got = b""
+            while len(got) < 40:
+                await trio.lowlevel.wait_readable(dialled[0])
+                got += dialled[0].recv(100)
+            assert flushed == [40]
+            # And by itself, at once.
+            dialled[1].send(b"again")
+            await trio.lowlevel.wait_readable(dialled[0])
+            assert dialled[0].recv(100) == b"again"
+            for sock in dialled:
+                sock.close()
+
+    trio.run(main)
