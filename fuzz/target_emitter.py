@@ -5,7 +5,16 @@ from __future__ import annotations
 from functools import partial
 
 from fuzz.harness import refused_or_taken
-from towline.core.tunnel import read_chunk, read_identify, read_request, read_response, write_chunk, write_request
+from towline.core.tunnel import (
+    read_cancel,
+    read_chunk,
+    read_identify,
+    read_request,
+    read_response,
+    write_cancel,
+    write_chunk,
+    write_request,
+)
 from towline.core.tunnel._ejson import decode
 from towline.core.tunnel._emitter import (
     RESERVED_AT_CLIENT,
@@ -38,6 +47,8 @@ def run(data: bytes) -> None:
         request = refused_or_taken(partial(read_request, packet.args))
         if request is not None and request.request_id:
             assert read_request([write_request(request)]) == request
+        stream, number = read_cancel(packet.args)
+        assert read_cancel(write_cancel(stream, number)) == ((stream, None) if stream else ("", number))
         chunk = refused_or_taken(partial(read_chunk, packet.args))
         if chunk is not None:
             assert read_chunk(write_chunk(chunk)) == chunk
