@@ -1,4 +1,4 @@
-"""Addresses in an answer, replaced as it streams by: however it is cut, the same comes out, and nothing else changes."""
+"""Addresses in an answer, replaced as it streams by: however it is cut, the same comes out, and no more changes."""
 
 from __future__ import annotations
 
