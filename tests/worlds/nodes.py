@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from worlds.brokers import SERVER_RULES, TOKEN, HandMade
+from worlds.brokers import PLATFORM, SERVER_RULES, TOKEN, HandMade
 from worlds.world import Answer, Caller, Party, World
 
 from towline.core import LIMITS, WAKE, Entropy, Limits, Secret
@@ -74,18 +75,32 @@ class Node:
             f"node-{number}",
             f"{number:032x}",
         )
-        settings = {"rules": SERVER_RULES, "cluster": self.config, **more}
+        settings = {
+            "rules": SERVER_RULES,
+            "variables": {"PLATFORM": f"http://platform:{PLATFORM}"},
+            "cluster": self.config,
+            **more,
+        }
         self.machine = BrokerServer(
             BrokerServerConfig(**settings), entropy=Entropy(b"node %d" % number * 8), limits=limits
         )
         self.record = self.config.record(number)
+        # What stands in the world: the machine, or a recorder around it.
+        self.watched: Any = self.machine
         self.party: Party
 
 
 class ClusterWorld(World):
     """A world whose nodes speak to the directory between turns."""
 
-    def __init__(self, count: int = 2, *, limits: Limits = LIMITS, **more: Any) -> None:
+    def __init__(
+        self,
+        count: int = 2,
+        *,
+        limits: Limits = LIMITS,
+        watch: Callable[[Any], Any] = lambda machine: machine,
+        **more: Any,
+    ) -> None:
         super().__init__()
         self.directory = Directory()
         self.nodes = [Node(number, limits, **more) for number in range(1, count + 1)]
@@ -93,7 +108,8 @@ class ClusterWorld(World):
         self._by_party: dict[int, Node] = {}
         self.callers = Caller()
         for node in self.nodes:
-            node.party = self.add(f"node-{node.number}", node.machine, node.port)
+            node.watched = watch(node.machine)
+            node.party = self.add(f"node-{node.number}", node.watched, node.port)
             self._by_party[id(node.party)] = node
             self.directory.records[node.number] = node.record
         self.caller = self.add("caller", self.callers)
