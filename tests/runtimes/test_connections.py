@@ -8,13 +8,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
+from needed import CLONE
 
 from towline.core import LIMITS, Secret
-from towline.core.broker import ConnectionConfig
+from towline.core.broker import BrokerClientConfig, ConnectionConfig
+from towline.drivers import Listener
+from towline.runtimes.client import serve_client
 from towline.runtimes.client_setup import client_config, client_limits, client_warnings, expanded, read_rules
 from towline.runtimes.config import ConfigurationError, Settings, load
 from towline.runtimes.logs import Log
+from towline.runtimes.output import exit_code, first
 from towline.runtimes.setup import strike_secrets
 
 SECTIONS = ("log", "tls", "client", "registry")
@@ -301,6 +306,35 @@ def test_a_stock_file_that_is_not_there() -> None:
 def test_connections_in_both_files() -> None:
     Path("towline.toml").write_text(OURS)
     assert faults(stock)[0].startswith("connections are listed twice")
+
+
+def test_the_example_of_the_documentation() -> None:
+    text = (CLONE / "docs" / "client.md").read_text()
+    example = text.partition("```toml\n")[2].partition("```")[0]
+    Path("harbor.json").write_text('{"private": [{"path": "/list"}]}')
+    given = {name: f"of-{name}" for name in ("HUB_TOKEN", "HUB_PASSWORD", "OTHER_PASSWORD", "HARBOR_TOKEN")}
+    hub, harbor = client_config(ours(example, **given, HARBOR_PASSWORD="p")).served()
+    assert (hub.token, login(hub, CONTEXT)["password"]) == (Secret("of-HUB_TOKEN"), "of-OTHER_PASSWORD")
+    assert (harbor.slug, login(harbor)["username"]) == ("my-harbor", "robot$scan")
+
+
+# ── the program ─────────────────────────────────────────────────────────────────
+@pytest.mark.parametrize("loop", ["trio", "asyncio"])
+def test_a_client_that_reaches_no_server_ends_as_unreachable(loop: str) -> None:
+    from towline.drivers import on_asyncio, on_trio
+
+    driver = on_trio if loop == "trio" else on_asyncio
+    config = BrokerClientConfig(server_url="http://127.0.0.1:1", token=Secret("t"), attempts=1)
+
+    async def run() -> None:
+        await serve_client(
+            config, driver, Listener("127.0.0.1", 0), log=Log("error", "json", io.StringIO()), stop=anyio.Event()
+        )
+
+    with pytest.raises(BaseExceptionGroup) as caught:
+        anyio.run(run, backend=loop)
+    error = first(caught.value)
+    assert (error.kind, exit_code(error)) == ("tunnel-refused", 3)
 
 
 # ── what else the programs read ─────────────────────────────────────────────────
