@@ -174,8 +174,6 @@ class BrokerServer:
     def handle(self, fact: WireFact | AppFact, now: Instant) -> None:
         if self._over:
             return
-        if not self._started:
-            self._start(now)
         if isinstance(fact, Received | Filled | Ended | Lost):
             if self._desk.owns(fact.link):
                 self._desk.handle(fact, now)
@@ -208,6 +206,8 @@ class BrokerServer:
             self._stop(now + fact.within, now)
         elif isinstance(fact, Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut):
             self._answer(fact, now)
+        if not self._started:  # not sooner, because a fact that is refused changes nothing
+            self._start(now)
         self._settle(now)
 
     def poll(self) -> Any | None:
