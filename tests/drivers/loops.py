@@ -20,6 +20,7 @@ class Loop:
 
     def __init__(self, name: str, module: ModuleType) -> None:
         self.name = name
+        self.module: Any = module
         self.open_pump = module.open_pump
         self.perform = module.perform
 

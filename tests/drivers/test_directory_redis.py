@@ -18,7 +18,10 @@ from towline.core import Secret, TowlineError
 from towline.drivers import TlsSettings
 from towline.drivers.directory_redis import BATCH, DirectoryAway, RedisDirectory, open_directory
 
-pytestmark = pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.name)
+pytestmark = [
+    pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.name),
+    pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning"),
+]
 
 Act = Callable[[RedisDirectory], Awaitable[None]]
 
