@@ -266,16 +266,20 @@ def jwt(app: str, serial: int = 0) -> str:
 
 
 class Gateway(_Server):
-    """Admits whoever shows the credential of application `good`; keeps what it was asked."""
+    """Gives out the credential of application `good`, and admits whoever shows it; keeps what it was asked."""
 
     def __init__(self) -> None:
         super().__init__()
         self.asked: list[tuple[str, str | None, Any]] = []
 
     def serve(self, asked: BaseHTTPRequestHandler) -> None:
-        body = json.loads(asked.rfile.read(int(asked.headers["Content-Length"])))
+        body = asked.rfile.read(int(asked.headers["Content-Length"]))
+        if asked.path == "/oauth2/token":
+            token = {"access_token": jwt("good").removeprefix("Bearer "), "token_type": "bearer", "expires_in": 3600}
+            reply(asked, 200, json.dumps(token).encode(), Content_Type="application/json")
+            return
         shown = asked.headers["authorization"]
-        self.asked.append((asked.path, shown, body))
+        self.asked.append((asked.path, shown, json.loads(body)))
         reply(asked, 201 if shown in (jwt("good"), jwt("good", 1)) else 403)
 
 
@@ -286,10 +290,9 @@ def gateway() -> Iterator[Gateway]:
     made.close()
 
 
-def guarded(pairs: Pairs, gateway: Gateway, whose: str) -> Pair:
-    return pairs(
-        whose, BROKER_SERVER_MANDATORY_AUTH_ENABLED="true", GATEWAY_HOSTNAME=f"http://127.0.0.1:{gateway.port}"
-    )
+def guarded(pairs: Pairs, gateway: Gateway, whose: str, **client: str) -> Pair:
+    url = f"http://127.0.0.1:{gateway.port}"
+    return pairs(whose, client, BROKER_SERVER_MANDATORY_AUTH_ENABLED="true", GATEWAY_HOSTNAME=url)
 
 
 @WHOSE
@@ -338,6 +341,21 @@ def test_the_gateway_judges_a_client(pairs: Pairs, gateway: Gateway) -> None:
     assert (sent_away.status, sent_away.data) == (401, b"Invalid credentials.")
     assert pair.tunnels() == 0
     assert call(pair.port, "POST", f"/response-data/{TOKEN}/x", b"x").status == 404
+
+
+def test_a_client_that_gets_itself_a_credential_is_admitted_and_answers(pairs: Pairs, gateway: Gateway) -> None:
+    pair = guarded(
+        pairs, gateway, "ours",
+        TOWLINE_AUTHENTICATE="true", CLIENT_ID="me", CLIENT_SECRET="canary-oauth",
+        API_BASE_URL=f"http://127.0.0.1:{gateway.port}", TOWLINE_ONE_EVENT_ANSWERS="false",
+    ).start()  # fmt: skip
+    answer = call(pair.port, "GET", f"{RELAY}/list/slow/0")
+    assert (answer.status, len(answer.data)) == (200, 2000)  # by an upload that shows the credential
+    assert {shown for _, shown, _ in gateway.asked} == {jwt("good")}
+    assert len(gateway.asked) == 2  # once for each tunnel
+    said = pair.client.said() + pair.server.said()
+    assert "canary-oauth" not in said
+    assert jwt("good").removeprefix("Bearer ") not in said
 
 
 # ── the dispatcher ────────────────────────────────────────────────────────────
