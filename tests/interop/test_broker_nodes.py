@@ -129,7 +129,7 @@ def test_a_large_answer_from_node_to_node_in_bounded_memory(one_client: Nodes, f
     for port in one_client.ports:
         assert get(port, "/file")[:2] == (200, wanted)
     for number in (0, 1):
-        assert peak_mib(one_client, number) < 110, number
+        assert peak_mib(one_client, number) < 90, number
 
 
 def test_a_caller_that_leaves_stops_the_whole_way(one_client: Nodes) -> None:

@@ -225,7 +225,7 @@ def test_a_redis_address_that_cannot_be_read(tmp_path: Path) -> None:
         async with anyio.create_task_group() as tasks:
             await tasks.start(partial(node.run, LOOPS[0]))
 
-    node._redis = type("Nowhere", (), {"url": "http://127.0.0.1"})()  # type: ignore[assignment]
+    node._redis = type("Nowhere", (), {"url": "http://127.0.0.1"})()
     with pytest.raises(ExceptionGroup) as caught:
         LOOPS[0].run(main)
     assert caught.group_contains(TowlineError, match="expected redis://")
