@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 
 from vectors.broker_player.meaning import Item, Where, frame_item, packet_item, request_fields, response_fields
 from vectors.broker_player.recording import AGENT, TUNNEL, UPSTREAM, Message, Recording
-from vectors.broker_player.stage import Cue, Line, Stage, http_of
+from vectors.broker_player.stage import OVERTIME, SEED, Cue, Line, Stage, http_of
 from vectors.broker_player.wire import Frame, Http, HttpReader, accept_of, write_frame
 
 from towline.core import Accepted, Entropy, Note, Secret
@@ -20,6 +20,8 @@ from towline.core.broker import DEFAULT_AGENT_RULES, AcceptRules, BrokerClient, 
 NOOP_AFTER = 0.1
 NOOP = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=UTF-8\r\nContent-Length: 1\r\nConnection: close\r\n\r\n6"
 TAKEN = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok"
+# How long a frame waits for what it was said in answer to, from when its connection is there.
+FRAME_PATIENCE = 2.0
 PACE = (("tunnel", "poll"), ("tunnel", "post"), ("tunnel", "handshake"))
 
 
@@ -49,9 +51,11 @@ def client_config(recording: Recording) -> BrokerClientConfig:
 class ClientStage(Stage):
     """Whatever the recorded server, agent and upstream said is said to our client when it was, or a little later."""
 
-    def __init__(self, recording: Recording) -> None:
+    asks = (UPSTREAM, TUNNEL)
+
+    def __init__(self, recording: Recording, seed: bytes = SEED) -> None:
         super().__init__(recording, "client")
-        self.machine = BrokerClient(client_config(recording), entropy=Entropy(b"recorded" * 4))
+        self.machine = BrokerClient(client_config(recording), entropy=Entropy(seed))
         self.end = recording.client_end
         self._downs = recording.downs()
         self._conns = recording.by_conn(TUNNEL)
@@ -106,12 +110,31 @@ class ClientStage(Stage):
 
     def _agent_cue(self, line: Line, one: Message, answers: int) -> Cue:
         def say() -> None:
+            self.ledger.slack = max(self.ledger.slack, self.now - one.t)
             if one.is_request or one.kind == "partial":
                 self.hear(line, one.raw)
             else:
                 self.leave(line, one.kind)
 
-        return Cue(one.t, say, lambda: self._answers.get(line.link, 0) >= answers)
+        def ready() -> bool:
+            return self._answers.get(line.link, 0) >= answers and self._open_by_then(one.t)
+
+        return Cue(one.t, say, ready, OVERTIME)
+
+    def _open_by_then(self, t: float) -> bool:
+        """Whether every websocket that the recorded client had at this time is ours, too."""
+        for conn, messages in self._conns.items():
+            before = [one for one in messages if one.t <= t]
+            moved = any(one.is_frame and one.dir == "c2s" and one.payload == b"5" for one in before)
+            ended = any(one.kind in ("tcp-eof", "tcp-error") for one in before)
+            if moved and not ended and not any(one.conn == conn and "5" in one.said for one in self._lines()):
+                return False
+        return True
+
+    def unfinished(self) -> bool:
+        left = (one for conn, one in self._asked_first.items() if conn not in self._bound and one.t <= self.end)
+        waits = any(_kind(one.start) in ("handshake", "upgrade") for one in left)
+        return waits or any(line.cues for line in self._lines() if not line.closed)
 
     # ── what ours says ─────────────────────────────────────────────────────────
     def wished(self, wish: Any) -> None:
@@ -169,6 +192,7 @@ class ClientStage(Stage):
             self._bound.add(conn)
             line.conn = conn
             line.shift = max(0.0, self.now - self._asked_first[conn].t)
+            self.ledger.slack = max(self.ledger.slack, line.shift)
         packets = _packets(message)
         fields = request_fields(_without_packets(message))
         self.ledger.came(_tunnel_item(message, fields, self.now), line.shift)
@@ -203,17 +227,21 @@ class ClientStage(Stage):
                 line.cues.append(Cue(at, _saying(self, line, raw)))
             elif one.is_frame:
                 line.cues.append(self._frame_cue(line, one))
-            elif one.kind in ("tcp-eof", "tcp-error"):
+            elif one.kind in ("tcp-eof", "tcp-error") and self.recording.left_first(asked) == "s2c":
                 line.cues.append(Cue(one.t, _leaving(self, line, one.kind)))
 
     def _frame_cue(self, line: Line, one: Message) -> Cue:
         packets = one.packets()
         item = packet_item(line.where, packets[0], 0.0) if packets else None
         key: Where = item.key if item is not None else ()
+        probes = any(other.payload == b"2probe" for other in self._conns[one.conn] if other.dir == "c2s")
 
         def ready() -> bool:
             if key == ("packet", "3probe"):
                 return "2probe" in line.said
+            if probes and "5" not in line.said:
+                # What is no part of the probe comes once the session has moved here.
+                return False
             if key == ("primus", "pong"):
                 return sum(said.startswith('4"primus::ping') for said in line.said) > 0
             if key[:1] == ("ack",) and self._wanted(line.where, int(key[1])):
@@ -230,7 +258,7 @@ class ClientStage(Stage):
                 line.said = [said for said in line.said if not said.startswith('4"primus::ping')]
             self.hear(line, write_frame(one.opcode, payload, masked=False, fin=one.fin))
 
-        return Cue(one.t, say, ready)
+        return Cue(max(one.t, self.now), say, ready, FRAME_PATIENCE)
 
     def _wanted(self, where: Where, ack: int) -> bool:
         """Whether the recorded client asked with this number in this session."""

@@ -13,6 +13,7 @@ from vectors.broker_player.client import ClientStage
 from vectors.broker_player.deviations import misplaced, sorted_out
 from vectors.broker_player.recording import Recording
 from vectors.broker_player.server import ServerStage
+from vectors.broker_player.stage import SEED
 
 HOPS = ("client-server", "caller-server", "client-upstream", "agent-client", "server-platform")
 
@@ -43,15 +44,18 @@ def is_session(path: Path) -> bool:
     return isinstance(head, dict) and "vector" in head and "hops" in head
 
 
-def play(path: Path) -> list[Played]:
-    """Play a recording: our server if the recorded one was the stock one, our client if that was."""
+def play(path: Path, seed: bytes = SEED) -> list[Played]:
+    """Play a recording: our server if the recorded one was the stock one, our client if that was.
+
+    `seed` is what our machines draw from: ids, keys, and when they come back.
+    """
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     recording = Recording(path)
     stages: list[ServerStage | ClientStage] = []
     if recording.real_server:
-        stages.append(ServerStage(recording))
+        stages.append(ServerStage(recording, seed))
     if recording.real_client:
-        stages.append(ClientStage(recording))
+        stages.append(ClientStage(recording, seed))
     return [_played(stage, digest) for stage in stages]
 
 

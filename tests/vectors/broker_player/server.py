@@ -6,7 +6,7 @@ import re
 
 from vectors.broker_player.meaning import Item, Where, frame_item, packet_item, response_fields
 from vectors.broker_player.recording import CALLER, PLATFORM, TUNNEL, Message, Recording
-from vectors.broker_player.stage import Cue, Line, Stage, http_of
+from vectors.broker_player.stage import SEED, Cue, Line, Stage, http_of
 from vectors.broker_player.wire import Frame, Http, HttpReader, with_body, write_frame
 
 from towline.core import Accepted, Entropy
@@ -29,9 +29,11 @@ def server_config(recording: Recording) -> BrokerServerConfig:
 class ServerStage(Stage):
     """Whatever recorded clients and callers said is said to our server, byte for byte but for what it made afresh."""
 
-    def __init__(self, recording: Recording) -> None:
+    asks = (PLATFORM,)
+
+    def __init__(self, recording: Recording, seed: bytes = SEED) -> None:
         super().__init__(recording, "server")
-        self.machine = BrokerServer(server_config(recording), entropy=Entropy(b"recorded" * 4))
+        self.machine = BrokerServer(server_config(recording), entropy=Entropy(seed))
         self._answers: dict[int, int] = {}
         # What a recorded server made afresh: nobody else can say it before ours made its own.
         self._made = self._made_afresh()

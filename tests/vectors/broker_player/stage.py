@@ -15,17 +15,32 @@ from vectors.broker_player.wire import Frame, FrameReader, Http, HttpReader
 
 from towline.core import WAKE, Close, Drained, Drop, Ended, Lost, Open, Opened, Received, Shut, Transmit
 
+# What our machines draw from, where no other is given.
+SEED = b"recorded" * 4
 # How long something recorded waits for what it was said in answer to, before it is said all the same.
 PATIENCE = 0.5
+# How much longer than the recorded peer ours may take in all.
+OVERTIME = 30.0
 
 
 class Cue:
     """Something that a recorded peer says: when it may, and how."""
 
-    def __init__(self, t: float, say: Callable[[], None], ready: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        t: float,
+        say: Callable[[], None],
+        ready: Callable[[], bool] = lambda: True,
+        patience: float = PATIENCE,
+    ) -> None:
         self.t = t
         self.say = say
         self.ready = ready
+        self.patience = patience
+
+    @property
+    def due(self) -> float:
+        return self.t if self.ready() else self.t + self.patience
 
 
 class Line:
@@ -46,7 +61,12 @@ class Line:
 
 
 class Stage:
-    """What both players share. A subclass says what the machine's bytes mean and what the recorded peer does next."""
+    """What both players share. A subclass says what the machine's bytes mean and what the recorded peer does next.
+
+    `asks` are the hops on which the machine asks, request by request.
+    """
+
+    asks: tuple[str, ...] = ()
 
     def __init__(self, recording: Recording, role: str) -> None:
         self.recording = recording
@@ -66,16 +86,22 @@ class Stage:
 
     # ── time ───────────────────────────────────────────────────────────────────
     def run(self, end: float) -> None:
-        """Play up to `end`; what waits for something that does not come is said when its patience is over."""
+        """Play up to `end`, or as long as it is unfinished after that.
+
+        What waits for something that does not come is said when its patience is over.
+        """
+        last = end + OVERTIME
         self.tell(WAKE)
         while True:
             self._say_what_is_due()
-            due = [cue.t if cue.ready() else cue.t + PATIENCE for line in self._lines() if (cue := _first(line))]
+            due = [cue.due for line in self._lines() if (cue := _first(line))]
             if (deadline := self.machine.deadline()) is not None:
                 due.append(deadline)
             at = max(self.now, min(due, default=end + 1.0))
             if at > end:
-                break
+                if not self.unfinished() or at > last:
+                    break
+                end = at + PATIENCE
             self.now = at
             if deadline is not None and deadline <= at:
                 self.tell(WAKE)
@@ -93,7 +119,7 @@ class Stage:
             busy = False
             for line in self._lines():
                 cue = _first(line)
-                if cue is not None and cue.t <= self.now and (cue.ready() or cue.t + PATIENCE <= self.now):
+                if cue is not None and cue.due <= self.now:
                     line.cues.pop(0)
                     cue.say()
                     busy = True
@@ -148,6 +174,10 @@ class Stage:
             data, line.reader.rest = bytes(line.reader.rest), None
         for frame in line.frames.feed(data):
             self.said_frame(line, frame)
+
+    def unfinished(self) -> bool:
+        """Whether our machine, which comes back at random times, is later than the recorded one, and still at it."""
+        return False
 
     def wished(self, wish: Any) -> None:
         """Our machine wished something that is no link's business."""
@@ -206,8 +236,8 @@ class Stage:
 
     def tell_unasked(self) -> None:
         """What was never asked of an upstream, a platform or the server is told."""
-        for hop, left in self._unasked.items():
-            for one in left:
+        for hop in self.asks:
+            for one in self._asked(hop):
                 self.ledger.expect(request_item((hop, f"#{one.conn}"), one))
 
 
