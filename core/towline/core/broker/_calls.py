@@ -26,7 +26,7 @@ from towline.core.broker._forwarding import Forwarding
 from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import is_marked
 from towline.core.broker._tally import NO_RULE, Tally
-from towline.core.broker._upload import UploadDecoder, UploadHead, parse_answer_head
+from towline.core.broker._upload import UploadDecoder, UploadHead, answer_head, parse_answer_head
 from towline.core.tunnel import TunnelBusy, TunnelHost, read_chunk, write_cancel, write_request
 
 _STRANGER: Final = {"message": "Invalid Broker client credentials."}
@@ -211,7 +211,7 @@ class Calls:
             return
         if not call.begun:
             try:
-                head = parse_answer_head({"status": piece.status, "headers": piece.headers}, self._limits)
+                head = answer_head(piece.status, piece.headers, self._limits)
             except RemoteProtocolError as error:
                 self._fail(call, 502, error.code, "the client's answer cannot be read", now)
                 return

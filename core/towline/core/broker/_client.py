@@ -73,6 +73,10 @@ class TunnelsEnded(Record, frozen=True):
     exhausted: bool = False
 
 
+# One tuple, made once: a union would be made anew for each fact.
+_OF_A_LINK: Final = (Received, Filled, Opened, Ended, Lost, Drained)
+
+
 class BrokerClient:
     """Machine[WireFact | ClientFact, WireWish | TunnelsEnded | RulesWanted | Note].
 
@@ -138,7 +142,7 @@ class BrokerClient:
     def handle(self, fact: WireFact | ClientFact, now: Instant) -> None:
         if self._over:
             return
-        if isinstance(fact, Received | Filled | Opened | Ended | Lost | Drained):
+        if isinstance(fact, _OF_A_LINK):
             self._from_link(fact, now)
         elif isinstance(fact, Accepted):
             self._desk.accepted(fact, now)

@@ -157,8 +157,10 @@ class Desk:
     def handle(self, fact: Received | Filled | Ended | Lost, now: Instant) -> None:
         """Take a fact about one of these links."""
         seat = self._seats[fact.link]
-        if isinstance(fact, Received | Filled):
-            seat.connection.received(fact.data if isinstance(fact, Received) else fact.view, now)
+        if isinstance(fact, Received):
+            seat.connection.received(fact.data, now)
+        elif isinstance(fact, Filled):
+            seat.connection.received(fact.view, now)
         elif isinstance(fact, Ended):
             seat.connection.ended(now)
         elif isinstance(fact, Lost):

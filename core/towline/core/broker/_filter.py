@@ -59,6 +59,7 @@ _METHOD: Final = re.compile(r"[A-Z]+(?:-[A-Z]+)*")
 _ORDINARY: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9_.~-]*)+(?:\?[A-Za-z0-9_.~=&-]*)?")
 _PRINTABLE: Final = re.compile(r"[\x21-\x7e]*")
 _BAD_TRIPLET: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ORDINARY_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _FORBIDDEN_METHODS: Final = frozenset({"CONNECT", "TRACE"})
 
 
@@ -103,7 +104,9 @@ class Filter:
         wrong = target_fault(target, self._limits) or fault(headers, self._limits)
         if wrong is not None:
             return Denied(wrong)
-        if len(method) > 32 or _METHOD.fullmatch(method) is None or method in _FORBIDDEN_METHODS:
+        if method not in _ORDINARY_METHODS and (
+            len(method) > 32 or _METHOD.fullmatch(method) is None or method in _FORBIDDEN_METHODS
+        ):
             return Denied("not an ordinary method in capitals")
         path, _, query = target.partition("?")
         symbols: list[int] | None = None

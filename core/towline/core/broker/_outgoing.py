@@ -205,12 +205,10 @@ class Outgoing:
         line = self._lines.get(fact.link)
         if line is None:
             return
-        if isinstance(fact, Received | Filled):
-            line.connection.received(fact.data if isinstance(fact, Received) else fact.view)
-            self._events_of(line, Drop(line.link), now)
-            limit = line.connection.window()
-            if limit is not None and line.link in self._lines:
-                self._wishes.append(Window(line.link, limit))
+        if isinstance(fact, Received):
+            self._received(line, fact.data, now)
+        elif isinstance(fact, Filled):
+            self._received(line, fact.view, now)
         elif isinstance(fact, Opened):
             line.opened = True
             if line.errand is not None:
@@ -224,6 +222,13 @@ class Outgoing:
             else:
                 line.connection.lost(fact.why, fact.kind)
                 self._events_of(line, None, now)
+
+    def _received(self, line: _Line, data: Data, now: Instant) -> None:
+        line.connection.received(data)
+        self._events_of(line, Drop(line.link), now)
+        limit = line.connection.window()
+        if limit is not None and line.link in self._lines:
+            self._wishes.append(Window(line.link, limit))
 
     def wake(self, now: Instant) -> None:
         for thing in self._alarms.due(now):
@@ -279,7 +284,8 @@ class Outgoing:
 
     def _transmit(self, line: _Line) -> None:
         link = line.link
-        self._wishes.extend(Transmit(link, data) for data in line.connection.output())
+        for data in line.connection.output():
+            self._wishes.append(Transmit(link, data))
 
     def _events_of(self, line: _Line, ending: Close | Drop | None, now: Instant) -> None:
         errand, connection = line.errand, line.connection

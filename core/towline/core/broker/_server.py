@@ -53,6 +53,10 @@ AppFact: TypeAlias = Answering | Authorize | Leased | Located | Reload | Stop
 HIDDEN: Final = "/hidden/brokers/"
 
 
+# One tuple, made once: a union would be made anew for each fact.
+_OF_A_LINK: Final = (Received, Filled, Ended, Lost)
+
+
 class BrokerServer:
     """Machine[WireFact | AppFact, WireWish | Asked | Gone | AuthorizationAsked | CallbackArrived | NodeEvent | Note].
 
@@ -174,7 +178,7 @@ class BrokerServer:
     def handle(self, fact: WireFact | AppFact, now: Instant) -> None:
         if self._over:
             return
-        if isinstance(fact, Received | Filled | Ended | Lost):
+        if isinstance(fact, _OF_A_LINK):
             if self._desk.owns(fact.link):
                 self._desk.handle(fact, now)
             elif self._host.owns(fact.link):
@@ -216,7 +220,12 @@ class BrokerServer:
     def deadline(self) -> Instant | None:
         if self._over:
             return None
-        return earliest(self._host.deadline(), self._stop_by, *(part.deadline() for part in self._timed))
+        first = earliest(self._host.deadline(), self._stop_by)
+        for part in self._timed:
+            at = part.deadline()
+            if at is not None and (first is None or at < first):
+                first = at
+        return first
 
     def figures(self) -> Figures:
         """Return what was counted, and what there is at the moment."""
@@ -255,7 +264,8 @@ class BrokerServer:
             while (found := self._outgoing.next()) is not None:
                 self._answered(*found, now)
                 busy = True
-            busy = (self._forwarding is not None and self._forwarding.settle(now)) or busy
+            if self._forwarding is not None and self._forwarding.settle(now):
+                busy = True
             self._calls.dispatch(now)
 
     def _answered(self, errand: Errand, event: ClientEvent, now: Instant) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -65,9 +65,20 @@ def parse_answer_head(document: object, limits: Limits = LIMITS) -> UploadHead:
     Raises:  RemoteProtocolError of kind tunnel-protocol
     """
     try:
-        return _checked(msgspec.convert(document, _Wire), limits)
+        wire = msgspec.convert(document, _Wire)
+        return _checked(wire.status, wire.headers, wire.error_type, limits)
     except _NOT_JSON as error:
         raise _malformed(str(error)[:200]) from None
+
+
+def answer_head(status: int | None, headers: Mapping[str, str | list[str]], limits: Limits = LIMITS) -> UploadHead:
+    """Return the head that a `chunk` event carries, once that was read.
+
+    Raises:  RemoteProtocolError of kind tunnel-protocol
+    """
+    if status is None:
+        raise _malformed("no status")
+    return _checked(status, headers, None, limits)
 
 
 class UploadDecoder:
@@ -131,7 +142,8 @@ class UploadDecoder:
             raise _malformed(f"the end after {len(self._buffer)} bytes")
 
     def _found(self, end: int) -> Data:
-        self._head = _checked(_DECODER.decode(bytes(self._buffer[_PREFIX:end])), self._limits)
+        wire = _DECODER.decode(bytes(self._buffer[_PREFIX:end]))
+        self._head = _checked(wire.status, wire.headers, wire.error_type, self._limits)
         body = bytes(self._buffer[end:])
         self._buffer = bytearray()
         return body
@@ -163,11 +175,11 @@ class UploadDecoder:
         return None
 
 
-def _checked(wire: _Wire, limits: Limits) -> UploadHead:
-    if not 200 <= wire.status <= 599:
-        raise _malformed(f"the status {wire.status}")
+def _checked(status: int, given: Mapping[str, Any] | None, error_type: str | None, limits: Limits) -> UploadHead:
+    if not 200 <= status <= 599:
+        raise _malformed(f"the status {status}")
     headers: list[tuple[str, str]] = []
-    for name, value in (wire.headers or {}).items():
+    for name, value in (given or {}).items():
         if type(value) is str:
             headers.append((name.lower(), value))
         else:
@@ -178,8 +190,8 @@ def _checked(wire: _Wire, limits: Limits) -> UploadHead:
         raise _malformed(f"more than {limits.http_headers} headers")
     if sum(len(name) + len(text) + 4 for name, text in headers) > limits.http_head:
         raise _malformed(f"headers of more than {limits.http_head} bytes")
-    error_type = wire.error_type[:100] if wire.error_type is not None else None
-    return UploadHead(wire.status, tuple(headers), error_type, wire.headers is not None)
+    error_type = error_type[:100] if error_type is not None else None
+    return UploadHead(status, tuple(headers), error_type, given is not None)
 
 
 def _text(value: object) -> str:

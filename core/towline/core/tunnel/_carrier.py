@@ -82,7 +82,8 @@ class Carrier:
     def flush(self) -> None:
         """Put what was sent on its way: all of one turn in one poll's answer, or in one burst of frames."""
         if self._frames is not None and self.link is not None:
-            self._wishes.extend(Transmit(self.link, data) for data in self._frames.output())
+            for data in self._frames.output():
+                self._wishes.append(Transmit(self.link, data))
         if self._poll is not None and self._queue:
             packets, self._queue = (
                 self._queue[: self._limits.tunnel_packets],

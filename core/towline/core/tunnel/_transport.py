@@ -176,7 +176,8 @@ class Transport:
 
     def _flush_socket(self) -> None:
         if (socket := self._socket) is not None and socket.frames is not None:
-            self._wishes.extend(Transmit(socket.link, data) for data in socket.frames.output())
+            for data in socket.frames.output():
+                self._wishes.append(Transmit(socket.link, data))
 
     # ── facts ──────────────────────────────────────────────────────────────────
     def handle(self, fact: WireFact, now: Instant) -> None:

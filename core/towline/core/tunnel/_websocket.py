@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections import deque
 from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias
 
@@ -180,7 +179,7 @@ class WebSocket:
         self._fragmented = False
         self._message = bytearray()
         self._fragments = 0
-        self._out: deque[bytes] = deque()
+        self._out: list[bytes] = []
         self._over = False
         self._closing = False
         # Pings answered in the second that began at `_second`; the latest one beyond the allowance waits for its end.
@@ -304,8 +303,7 @@ class WebSocket:
 
     def output(self) -> list[bytes]:
         """Return the bytes to transmit, and forget them."""
-        out = list(self._out)
-        self._out.clear()
+        out, self._out = self._out, []
         return out
 
     def deadline(self) -> Instant | None:
