@@ -29,7 +29,7 @@ Role = Literal["server", "client"]
 Make = Literal["stock", "ours"]
 
 PROXY = """
-daemon off; worker_processes 1; pid {run}/nginx.pid; error_log {run}/error.log warn;
+daemon off; master_process off; pid {run}/nginx.pid; error_log {run}/error.log warn;
 events {{ worker_connections 1024; }}
 http {{
   access_log off; tcp_nodelay on; keepalive_requests 1000000;
