@@ -122,14 +122,6 @@ class TunnelHost:
         held = self._sessions.get(session)
         return held is not None and any(credential.vouches(authorization) for credential in held.credentials)
 
-    def find(self, token: Secret, client_id: str, role: str) -> int | None:
-        """Return the session of this client in this role, the newest one."""
-        found = None
-        for session in self._sessions.values():
-            if session.client_id == client_id and session.role == role and session.token == token:
-                found = session.number
-        return found
-
     def stop(self) -> None:
         """Open no more sessions."""
         self._stopping = True
