@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import msgspec
 import pytest
-from worlds.brokers import SERVER_RULES, TOKEN, Serving
+from worlds.brokers import SERVER_RULES, TOKEN, Serving, plain
 from worlds.nodes import EPOCH, ClusterWorld
-from worlds.world import Answer
+from worlds.world import Answer, Upstream
 
-from towline.core import LIMITS, WAKE, Entropy, Limits, Secret
+from towline.core import LIMITS, WAKE, Accepted, Entropy, Limits, Received, Secret, Transmit
 from towline.core.broker import (
     BrokerServer,
     BrokerServerConfig,
     ClusterConfig,
+    Found,
     Located,
     Stop,
     TokenHeld,
@@ -378,6 +380,20 @@ def test_an_upload_is_streamed_through(known: bool) -> None:
     assert len(world.directory.asked) == (0 if known else 1)
 
 
+def test_an_upload_that_is_complete_before_its_node_is_known() -> None:
+    world = ClusterWorld()
+    _, client = world.client(1)
+    waiting = world.relay(1, "/x")
+    world.nodes[1].machine._forwarding.nodes._by_number.clear()  # type: ignore[union-attr]
+    world.directory.silent = True
+    done = world.upload(2, client.asked[0]["streamingID"], HEAD + b"body")
+    assert (waiting.pending, done.pending) == (True, True)
+    (question,) = world.directory.asked
+    world.tell(world.nodes[1].party, Located(question.question, (Found(world.nodes[0].record),)))
+    world.run(0.1)
+    assert (waiting.body, done.status) == (b"body", 200)
+
+
 def test_an_upload_whose_caller_leaves_is_cut() -> None:
     world = ClusterWorld()
     _, client = world.client(1)
@@ -577,6 +593,136 @@ def test_one_node_alone_knows_no_header() -> None:
     _, client = serving.client()
     serving.relay("/x", headers=((NODE_HEADER, "1"),))
     assert client.asked[0]["headers"][NODE_HEADER] == "1"
+
+
+# ── a node that is not as it should be ────────────────────────────────────────
+def strange(answer: Any, peer: Any = None) -> ClusterWorld:
+    """Two nodes of which the second is whatever answers so; it says that it holds the token."""
+    world = ClusterWorld()
+    world.lose(2)
+    world.add("strange", peer or Upstream(lambda head, body: answer), world.nodes[1].port)
+    name = world.nodes[0].config.keys().name_of(TOKEN)
+    world.directory.held[name] = {2: 1}
+    return world
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        ((421, [], [b"no proof"]), 421),
+        ((421, [(NODE_HEADER, "0" * 32)], [b"another's"]), 421),
+        ((304, [("content-length", "5")], []), 304),
+        ((204, [], []), 204),
+        ((200, [], [b"he", "cut"]), 502),
+        ((999, [], []), 502),
+    ],
+)
+def test_answers_of_a_strange_node(answer: Any, status: int) -> None:
+    world = strange(answer)
+    got = world.relay(1, "/x")
+    assert got.status == status
+    assert len(world.nodes[0].machine._forwarding or ()) == 0
+    assert got.end == "whole"
+
+
+class Says:
+    """A peer that says the same bytes to everything."""
+
+    def __init__(self, said: bytes) -> None:
+        self._said = said
+        self._wishes: list[Any] = []
+
+    def handle(self, fact: Any, now: float) -> None:
+        if isinstance(fact, Received):
+            self._wishes.append(Transmit(fact.link, self._said))
+
+    def poll(self) -> Any:
+        return self._wishes.pop(0) if self._wishes else None
+
+    def deadline(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+        b"HTTP/1.1 304 Not Modified\r\nContent-Length: many\r\n\r\n",
+        b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    ],
+)
+def test_a_node_that_speaks_something_else(said: bytes) -> None:
+    world = strange(plain(), peer=Says(said))
+    got = world.relay(1, "/x")
+    assert got.status == 502
+    assert len(world.nodes[0].machine._forwarding or ()) == 0
+
+
+@pytest.mark.parametrize(
+    "answer", [plain(200, b"no json"), plain(200, b'{"clients":7}'), plain(500), (200, [], [b"{", "cut"])]
+)
+def test_a_page_of_a_strange_node_is_no_page(answer: Any) -> None:
+    assert strange(answer).ask(1, f"/connection-status/{TOKEN}").status == 503
+
+
+@pytest.mark.parametrize("status", [404, 421])
+def test_a_node_that_has_no_client_has_no_page(status: int) -> None:
+    assert strange(plain(status)).ask(1, f"/connection-status/{TOKEN}").status == 404
+
+
+def test_an_asker_of_a_page_leaves_while_a_node_is_silent() -> None:
+    world = strange((200, [], ["hang"]))
+    answer = world.ask(1, f"/connection-status/{TOKEN}")
+    world.callers.leave(answer)
+    world.tell(world.caller, WAKE)
+    world.run(0.1)
+    assert len(world.nodes[0].machine._forwarding or ()) == 0
+
+
+def test_a_node_that_says_nothing_for_a_page_is_left_out() -> None:
+    world = strange((200, [], ["hang"]))
+    world.client(1)
+    got = world.ask(1, f"/connection-status/{TOKEN}", run=LIMITS.node_page_time + 0.1)
+    assert len(json.loads(got.body)["clients"]) == 1
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    world = ClusterWorld(limits=Limits(node_memories=1))
+    for token in ("one", "two", "one"):
+        world.client(1, token, token=token)
+        world.ask(2, f"/broker/{token}/x")
+    assert len(world.directory.asked) == 3
+
+
+def test_a_marked_request_without_another_client() -> None:
+    serving = Serving()
+    party, _ = serving.client()
+    waiting = serving.relay("/x", headers=MARKED)
+    serving.world.kill(party)
+    serving.world.run(0.1)
+    assert waiting.status == 502
+
+
+def test_what_is_read_here_can_be_written_to_a_node() -> None:
+    """Headers that a link lets in go through the next one as they came."""
+    world = ClusterWorld()
+    _, client = world.client(1)
+    asked = (
+        b"PUT /broker/%s/x?y=%%C3%%A9 HTTP/1.1\r\nHost: a\r\nX-A: caf\xe9\r\nX-B:\r\nX-C:\ta\tb\r\n\r\n"
+        % TOKEN.encode()
+    )
+    for node in (1, 2):
+        party = world.nodes[node - 1].party
+        world.tell(party, Accepted(1000, "http", "raw"))
+        world.tell(party, Received(1000, asked))
+        world.run(0.1)
+    here, there = client.asked
+    assert {name: here["headers"][name] for name in ("x-a", "x-b", "x-c")} == {
+        "x-a": "caf\xe9",
+        "x-b": "",
+        "x-c": "a\tb",
+    }
+    assert {**here["headers"], "snyk-request-id": 0} == {**there["headers"], "snyk-request-id": 0}
 
 
 # ── names, records, counts ────────────────────────────────────────────────────

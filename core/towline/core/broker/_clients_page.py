@@ -35,9 +35,10 @@ class Part:
 
     __slots__ = ("errand", "page", "pieces", "size", "status")
 
+    errand: Errand
+
     def __init__(self, page: Page) -> None:
         self.page = page
-        self.errand: Errand | None = None
         self.status = 0
         self.pieces: list[bytes] = []
         self.size = 0
@@ -62,13 +63,11 @@ class ClientsPages:
         if holders is not None:
             self.located(page, holders, now)
 
-    def left(self, visit: Visit) -> bool:
-        """The asker is gone; return whether it was one of these."""
+    def left(self, visit: Visit) -> None:
+        """The asker is gone."""
         page = self._pages.pop(visit.number, None)
         for part in page.parts if page is not None else ():
-            if part.errand is not None:
-                self._peers.outgoing.give_up(part.errand)
-        return page is not None
+            self._peers.outgoing.give_up(part.errand)
 
     def located(self, page: Page, holders: Holders | None, now: Instant) -> None:
         """Ask the nodes that hold the token; None where the directory does not say which."""
@@ -96,8 +95,7 @@ class ClientsPages:
             part.pieces.append(bytes(event.data))
             if part.size <= self._limits.node_page:
                 return
-        if part.errand is not None:
-            self._peers.outgoing.give_up(part.errand)
+        self._peers.outgoing.give_up(part.errand)
         page.parts.remove(part)
         listed = None if isinstance(event, Body | Broken) else _clients_of(part)
         if listed is None:

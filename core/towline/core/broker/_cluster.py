@@ -79,9 +79,6 @@ class ClusterKeys:
         # Names the cluster's part of a directory that others use too.
         self.directory: Final = hmac.digest(key, b"towline directory", "sha256").hex()[:16]
 
-    def __repr__(self) -> str:
-        return f"ClusterKeys({self.directory})"
-
     def name_of(self, token: str) -> str:
         """Return the name that a token has in the directory."""
         return hmac.digest(self._tokens, token.lower().encode(), "sha256").hex()[:32]

@@ -31,6 +31,7 @@ from towline.core.broker._outgoing import Errand
 from towline.core.broker._peers import MISDIRECTED, Peers
 from towline.core.broker._server_config import BrokerServerConfig
 from towline.core.http import ClientEvent
+from towline.core.http._headers import content_length
 
 
 class _Forward:
@@ -227,6 +228,7 @@ class Forwarding:
         try:
             self._outgoing.begin(errand, now)
         except RemoteProtocolError as error:
+            # What one reader took, another writer need not: the request goes nowhere then.
             self._fail(forward, 400, error.code, error.message, now)
             return
         self.forwarded += 1
@@ -239,15 +241,16 @@ class Forwarding:
 
     def _happened(self, forward: _Forward, event: ClientEvent, now: Instant) -> None:
         if type(event) is Body:
-            if not forward.turned_away and not self._desk.send(forward.visit, event.data, now=now):
-                self.left(forward.visit)
+            if not forward.turned_away:
+                self._desk.send(forward.visit, event.data, now=now)
         elif isinstance(event, Head):
             self._head(forward, event, now)
         elif isinstance(event, Broken):
             self._broken(forward, event, now)
         elif forward.turned_away:
             self._next(forward, now)
-        elif self._under_way.pop(forward.visit.number, None) is not None:
+        else:
+            del self._under_way[forward.visit.number]
             self._desk.end(forward.visit, now=now)
 
     def _head(self, forward: _Forward, head: Head, now: Instant) -> None:
@@ -256,22 +259,22 @@ class Forwarding:
             self.nodes.forget(forward.token)
             return
         headers = answer_headers(head.headers)
-        length = next((value for name, value in headers if name == "content-length"), None)
-        known = int(length) if length is not None else None
-        forward.begun = self._desk.begin(forward.visit, head.status, headers, known, now=now)
+        length = content_length(next((value for name, value in headers if name == "content-length"), ""))
+        forward.begun = 200 <= head.status <= 599 and self._desk.begin(
+            forward.visit, head.status, headers, length, now=now
+        )
         if not forward.begun:
-            self.left(forward.visit)
-            self._respond(forward.visit, 502, {"code": "TUNNEL_PROTOCOL", "message": "no answer to write"}, now)
+            self._fail(forward, 502, "NODE_LOST", "the node that serves this gave an answer that is none", now)
 
     def _broken(self, forward: _Forward, broken: Broken, now: Instant) -> None:
         """A node was not reached, or went away before its answer was complete."""
         node, visit = forward.node, forward.visit
-        if node is not None and not broken.sent:
+        assert node is not None
+        if not broken.sent:
             self.nodes.unreachable(node, now)
             forward.tried = True
-        if node is not None:
-            self.nodes.forget(forward.token)
-            self._wishes.append(Note("warning", "node.lost", {"node": node.name, "problem": broken.why}))
+        self.nodes.forget(forward.token)
+        self._wishes.append(Note("warning", "node.lost", {"node": node.name, "problem": broken.why}))
         if forward.begun or (forward.streams and broken.sent):
             del self._under_way[visit.number]
             self._desk.cut(visit, now=now)

@@ -74,9 +74,8 @@ class Peers:
 
     def turn_away(self, visit: Visit, now: Instant) -> None:
         """Tell the node that asked, and prove to it, that nothing was done with its request."""
-        if visit.node is not None:
-            headers = (JSON, (NODE_HEADER, visit.node))
-            self._desk.respond(visit, MISDIRECTED, headers, compact({"code": "NOT_HERE"}), now=now)
+        headers = (JSON, (NODE_HEADER, visit.node or ""))
+        self._desk.respond(visit, MISDIRECTED, headers, compact({"code": "NOT_HERE"}), now=now)
 
     # ── to nodes ───────────────────────────────────────────────────────────────
     def errand(
