@@ -1,9 +1,10 @@
 """The broker: the allow-list, what it lets through and how, from both ends of the tunnel (broker-protocol.md §2–3)."""
 
 from towline.core.broker._authority import Authorize
-from towline.core.broker._client import BrokerClient, TunnelsEnded
+from towline.core.broker._client import BrokerClient
 from towline.core.broker._client_config import BrokerClientConfig, ConnectionConfig
 from towline.core.broker._cluster import ClusterConfig
+from towline.core.broker._dialling import TunnelsEnded
 from towline.core.broker._filter import Allowed, Denied, Filter, Upstream, Verdict, target_fault
 from towline.core.broker._filters_page import RulesRead, RulesWanted
 from towline.core.broker._nodes import Found, Leased, Locate, Located, NodeEvent, TokenHeld, TokenLeft

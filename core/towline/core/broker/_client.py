@@ -6,12 +6,11 @@ from collections import deque
 from itertools import count
 from typing import Any, Final, Literal, TypeAlias
 
-from towline.core._contract import Instant, Record
+from towline.core._contract import Instant
 from towline.core._entropy import Entropy
 from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._wire import (
-    WAKE,
     Accepted,
     Drained,
     Ended,
@@ -27,13 +26,11 @@ from towline.core._wire import (
 )
 from towline.core.broker._alarms import earliest
 from towline.core.broker._answers import JSON, compact
-from towline.core.broker._authentication import Authentication
 from towline.core.broker._checks import Checks, Probe
 from towline.core.broker._client_config import BrokerClientConfig
 from towline.core.broker._connection import Connection
 from towline.core.broker._desk import Came, Desk, DeskEvent, Left, Visit
-from towline.core.broker._dispatch import Asking as Dispatching
-from towline.core.broker._dispatch import Dispatch
+from towline.core.broker._dialling import Dialling, TunnelsEnded
 from towline.core.broker._ends import ended
 from towline.core.broker._filters_page import FiltersPage, RulesRead, RulesWanted
 from towline.core.broker._ids import request_id_of
@@ -60,17 +57,6 @@ from towline.core.tunnel import (
 _CHECKS: Final = "/health/checks"
 
 ClientFact: TypeAlias = Reload | RulesRead | Stop
-
-
-class TunnelsEnded(Record, frozen=True):
-    """Every tunnel of every connection is closed for good: the servers said so, or too many attempts failed.
-
-    The machine goes on, and its health check fails; whether the program goes on is its own affair. `exhausted` says
-    that attempts failed, so that a new start may help.
-    """
-
-    reason: str
-    exhausted: bool = False
 
 
 # One tuple, made once: a union would be made anew for each fact.
@@ -126,13 +112,16 @@ class BrokerClient:
         self._filters = FiltersPage(self._desk, self._connections)
         servers = [server for connection in self._connections for server in connection.servers]
         self._preflight = Preflight(self._desk, self._outgoing, config, server_checks(servers))
-        self._dispatch = Dispatch(self._wishes, self._outgoing, config, self.client_id)
-        self._authentication = Authentication(
-            self._wishes, self._outgoing, config, self._connections, self.client_id, entropy.fork()
+        self._dialling = Dialling(
+            self._wishes,
+            self._outgoing,
+            config,
+            self._connections,
+            client_id=self.client_id,
+            entropy=entropy.fork(),
         )
         self._started: Instant | None = None
         self._stop_by: Instant | None = None
-        self._dispatched = False
         self._over = False
 
     def __repr__(self) -> str:
@@ -164,15 +153,13 @@ class BrokerClient:
         if self._over:
             return None
         return earliest(
-            *(tunnel.client.deadline() for tunnel in self._tunnels),
+            self._dialling.deadline(),
             self._desk.deadline(),
             self._outgoing.deadline(),
             self._callbacks.deadline(),
             self._checks.deadline(),
             self._filters.deadline(),
             self._preflight.deadline(),
-            self._dispatch.deadline(),
-            self._authentication.deadline(),
             self._stop_by,
         )
 
@@ -185,9 +172,7 @@ class BrokerClient:
     def _wake(self, now: Instant) -> None:
         if self._started is None:
             self._begin(now)
-        self._authentication.wake(now)
-        self._dispatch.wake(now)
-        self._dial(now)
+        self._dialling.wake(now)
         self._desk.wake(now)
         self._outgoing.wake(now)
         self._callbacks.wake(now)
@@ -200,22 +185,7 @@ class BrokerClient:
         if self._config.preflight:
             self._preflight.begin(now)
             self._tell_preflight()
-        self._authentication.begin(now)
-
-    def _dial(self, now: Instant) -> None:
-        """Let the tunnels do what is due, once there is a token and it is known which server each belongs to."""
-        if self._authentication.holds:
-            why = self._authentication.take_exhausted()
-            if why is not None:
-                self._wishes.append(TunnelsEnded(why, exhausted=True))
-            return
-        if self._config.high_availability and not self._dispatched:
-            self._dispatched = True
-            for connection in self._connections:
-                self._dispatch.begin(connection, now)
-        for tunnel in self._tunnels:
-            if not self._dispatch.holds(tunnel.connection):
-                tunnel.client.handle(WAKE, now)
+        self._dialling.begin(now)
 
     def _tell_preflight(self) -> None:
         self._preflight.news = False
@@ -234,6 +204,8 @@ class BrokerClient:
             for tunnel in self._tunnels:
                 if tunnel.client.owns(link):
                     tunnel.client.handle(fact, now)
+                    self._dialling.touched(tunnel)
+                    return
 
     def _settle(self, now: Instant) -> None:
         """Hand events from part to part until none is left."""
@@ -241,8 +213,12 @@ class BrokerClient:
         while busy:
             busy = False
             for tunnel in self._tunnels:
+                told = False
                 while (said := tunnel.client.poll()) is not None:
                     self._from_tunnel(tunnel, said, now)
+                    told = True
+                if told:
+                    self._dialling.touched(tunnel)
                     busy = True
             while (event := self._desk.next()) is not None:
                 self._from_desk(event, now)
@@ -267,12 +243,8 @@ class BrokerClient:
             self._preflight.happened(errand, event, now)
             if self._config.preflight and self._preflight.news:
                 self._tell_preflight()
-        elif isinstance(owner, Dispatching):
-            self._dispatch.happened(errand, event, now)
-            self._dial(now)
         else:
-            self._authentication.happened(errand, event, now)
-            self._dial(now)
+            self._dialling.happened(errand, event, now)
 
     def _note(
         self, level: Literal["debug", "info", "warning", "error"], event: str, connection: Connection, **fields: Any
@@ -302,7 +274,7 @@ class BrokerClient:
             self._callbacks.acked(tunnel, said.ack_id, said.args, now)
         elif isinstance(said, TunnelOpened):
             tunnel.failures = 0
-            self._authentication.opened(tunnel, now)
+            self._dialling.opened(tunnel, now)
             told = {"role": tunnel.role, "transport": said.transport, "server": str(tunnel.place.server.origin)}
             self._note("info", "tunnel.open", tunnel.connection, **told)
             self._callbacks.tunnel_opened(now)
@@ -322,7 +294,7 @@ class BrokerClient:
         self._jobs.tunnel_lost(tunnel, now)
         self._jobs.tally.close(ended(said.reason, opened=said.session > 0))
         self._callbacks.lost(tunnel, said.lost_acks, now)
-        self._authentication.lost(tunnel, now)
+        self._dialling.lost(tunnel, now)
         if not said.final:
             tunnel.connection.lost(tunnel)
             return

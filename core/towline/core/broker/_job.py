@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from towline.core._contract import Instant, Record
 from towline.core._script import Head
+from towline.core.broker._alarms import Timed
 from towline.core.broker._outgoing import Errand
 from towline.core.broker._rewrite import UrlRewriter
 from towline.core.broker._tally import NO_RULE
@@ -26,7 +27,7 @@ class Place(Record, frozen=True):
     server_id: str | None = None
 
 
-class Tunnel:
+class Tunnel(Timed):
     """One tunnel of the client as jobs see it, and what is under way on it."""
 
     __slots__ = ("capabilities", "client", "connection", "exhausted", "failures", "place", "role", "running", "waiting")
@@ -34,6 +35,7 @@ class Tunnel:
     def __init__(
         self, connection: Connection, role: Literal["primary", "secondary"], client: TunnelClient, place: Place
     ) -> None:
+        super().__init__()
         self.connection = connection
         self.role = role
         self.client = client
