@@ -60,6 +60,8 @@ class Exposition(Collector):
             (((row.direction,), row.seconds) for row in figures.requests),
         )
         yield _counter("towline_rejected", "Requests without the answer they wanted", "reason", figures.refused)
+        if figures.forwarded:
+            yield _counter("towline_node_requests", "Requests to other nodes", "result", figures.forwarded)
         build = GaugeMetricFamily("towline_build_info", "Version and role of this program", labels=("version", "role"))
         build.add_metric((VERSION, self._role), 1)
         yield build

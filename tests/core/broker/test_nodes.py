@@ -725,6 +725,30 @@ def test_what_is_read_here_can_be_written_to_a_node() -> None:
     assert {**here["headers"], "snyk-request-id": 0} == {**there["headers"], "snyk-request-id": 0}
 
 
+# ── figures ───────────────────────────────────────────────────────────────────
+def test_what_became_of_requests_at_other_nodes_is_counted() -> None:
+    world = ClusterWorld()
+    _, client = world.client(1)
+    world.relay(2, "/x")
+    assert world.nodes[1].machine.figures().in_flight == 1
+    world.upload(1, client.asked[0]["streamingID"], HEAD + b"body")
+    world.ask(2, "/broker/nobody/x")
+    world.callers.leave(world.relay(2, "/left"))
+    world.tell(world.caller, WAKE)
+    world.run(0.1)
+    world.relay(2, "/lost")
+    world.lose(1)
+    world.run(1.0)
+    world.relay(2, "/unreachable")
+    world.directory.away = True
+    world.ask(2, "/broker/other/x")
+    figures = world.nodes[1].machine.figures()
+    assert figures.in_flight == 0
+    assert figures.forwarded == {
+        "answered": 1, "gone": 1, "lost": 1, "unreachable": 1, "no-client": 2, "directory-away": 1,
+    }  # fmt: skip
+
+
 # ── names, records, counts ────────────────────────────────────────────────────
 def test_no_token_and_no_secret_is_in_what_the_directory_gets() -> None:
     world = ClusterWorld()

@@ -30,6 +30,7 @@ from towline.core.broker._nodes import Holders, Leased, Located
 from towline.core.broker._outgoing import Errand
 from towline.core.broker._peers import MISDIRECTED, Peers
 from towline.core.broker._server_config import BrokerServerConfig
+from towline.core.broker._tally import Tally
 from towline.core.http import ClientEvent
 from towline.core.http._headers import content_length
 
@@ -74,6 +75,7 @@ class Forwarding:
         desk: Desk,
         wishes: deque[Any],
         links: LinkNumbers,
+        tally: Tally,
         *,
         limits: Limits = LIMITS,
     ) -> None:
@@ -83,12 +85,12 @@ class Forwarding:
         self._outgoing = peers.outgoing
         self._desk = desk
         self._wishes = wishes
+        self._tally = tally
         self._limits = limits
         # The other node's own limits come first.
         self._answer_seconds = config.answer_seconds + 5.0
         self._upload_silence = config.upload_silence + 5.0
         self._under_way: dict[int, _Forward] = {}
-        self.forwarded = 0
 
     def __len__(self) -> int:
         return len(self._under_way) + len(self.pages)
@@ -143,6 +145,7 @@ class Forwarding:
         if forward is None:
             self.pages.left(visit)
         elif forward.errand is not None:
+            self._tally.forward("gone")
             self._outgoing.give_up(forward.errand)
 
     # ── facts ──────────────────────────────────────────────────────────────────
@@ -191,6 +194,7 @@ class Forwarding:
         if holders is not None:
             self._found(forward, holders, now)
         else:
+            self._tally.forward("directory-away")
             self._fail(forward, 503, "DIRECTORY_AWAY", "the directory of nodes does not answer", now)
 
     def _found(self, forward: _Forward, holders: Holders, now: Instant) -> None:
@@ -211,6 +215,7 @@ class Forwarding:
         if forward.streams:
             self._fail(forward, 500, "TUNNEL_PROTOCOL", "Unable to find request matching streaming id.", now)
             return
+        self._tally.forward("no-client")
         del self._under_way[forward.visit.number]
         status, headers, body = no_client("connection-not-ready" if forward.tried else forward.missing)
         self._desk.respond(forward.visit, status, headers, body, now=now)
@@ -231,7 +236,6 @@ class Forwarding:
             # What one reader took, another writer need not: the request goes nowhere then.
             self._fail(forward, 400, error.code, error.message, now)
             return
-        self.forwarded += 1
         forward.node, forward.errand = node, errand
         for piece in forward.held:
             self._outgoing.send(errand, piece, now)
@@ -250,11 +254,13 @@ class Forwarding:
         elif forward.turned_away:
             self._next(forward, now)
         else:
+            self._tally.forward("answered")
             del self._under_way[forward.visit.number]
             self._desk.end(forward.visit, now=now)
 
     def _head(self, forward: _Forward, head: Head, now: Instant) -> None:
         if head.status == MISDIRECTED and head.get(NODE_HEADER) == forward.proof:
+            self._tally.forward("turned-away")
             forward.turned_away = forward.tried = True
             self.nodes.forget(forward.token)
             return
@@ -270,6 +276,7 @@ class Forwarding:
         """A node was not reached, or went away before its answer was complete."""
         node, visit = forward.node, forward.visit
         assert node is not None
+        self._tally.forward("cut" if forward.begun else "lost" if broken.sent else "unreachable")
         if not broken.sent:
             self.nodes.unreachable(node, now)
             forward.tried = True
@@ -284,7 +291,9 @@ class Forwarding:
             self._fail(forward, 502, "NODE_LOST", "the node that serves this was lost before its answer came", now)
 
     def _fail(self, forward: _Forward, status: int, code: str, message: str, now: Instant) -> None:
-        self.left(forward.visit)
+        del self._under_way[forward.visit.number]
+        if forward.errand is not None:
+            self._outgoing.give_up(forward.errand)
         self._respond(forward.visit, status, {"code": code, "message": message}, now)
 
     def _respond(self, visit: Visit, status: int, document: object, now: Instant) -> None:

@@ -39,6 +39,18 @@ def incoming(visit: Visit, url: str, limits: Limits = LIMITS) -> Incoming:
     return Incoming(visit.head.method, url, headers, body)
 
 
+def route_of(path: str) -> tuple[str, str, str]:
+    """Return a path's first segment in lower case, its second as it is, and the rest with its slash."""
+    first, _, after = path[1:].partition("/")
+    second, slash, rest = after.partition("/")
+    return first.lower(), second, slash + rest
+
+
+def is_primus(path: str) -> bool:
+    """Return whether a path belongs to the tunnel side."""
+    return path.startswith("/primus")
+
+
 def is_marked(visit: Visit) -> bool:
     """Return whether a request says that asking twice changes nothing, so that another client may be asked too."""
     return bool(visit.head.get("idempotency-key"))

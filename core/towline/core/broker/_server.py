@@ -37,6 +37,7 @@ from towline.core.broker._dispatcher import Dispatcher, Report
 from towline.core.broker._filter import Filter
 from towline.core.broker._forwarding import Forwarding
 from towline.core.broker._gate import Gate
+from towline.core.broker._inbound import is_primus, route_of
 from towline.core.broker._nodes import Leased, Located
 from towline.core.broker._outgoing import Errand, Outgoing
 from towline.core.broker._platform import Platform
@@ -99,7 +100,8 @@ class BrokerServer:
         self._outgoing = Outgoing(self._wishes, links, limits=limits, route=config.route)
         self._forwarding = None
         if config.cluster is not None:
-            self._forwarding = Forwarding(config, config.cluster, self._desk, self._wishes, links, limits=limits)
+            apart = (self._desk, self._wishes, links, self._tally)
+            self._forwarding = Forwarding(config, config.cluster, *apart, limits=limits)
         self._directory = Directory(config.grace_seconds)
         public, private = self._filters(config.rules)
         passages = config.note_passages
@@ -232,7 +234,7 @@ class BrokerServer:
         told = self._dispatcher
         return self._tally.read(
             tunnels=len(self._directory),
-            in_flight=len(self._calls) + len(self._platform),
+            in_flight=self._in_flight(),
             told={} if told is None else {"success": told.succeeded, "failure": told.failed},
         )
 
@@ -296,14 +298,13 @@ class BrokerServer:
 
     def _busy(self) -> bool:
         """Whether something that began before the stop is not finished."""
-        return bool(
-            len(self._calls)
-            or len(self._platform)
-            or len(self._application)
-            or (self._forwarding is not None and len(self._forwarding))
-            or self._desk.reading_before(self._last_call)
-            or (self._dispatcher is not None and self._dispatcher.busy)
-        )
+        reading = self._desk.reading_before(self._last_call)
+        telling = self._dispatcher is not None and self._dispatcher.busy
+        return self._in_flight() + len(self._application) > 0 or reading or telling
+
+    def _in_flight(self) -> int:
+        elsewhere = len(self._forwarding) if self._forwarding is not None else 0
+        return len(self._calls) + len(self._platform) + elsewhere
 
     def _note(self, level: Literal["debug", "info", "warning", "error"], event: str, **fields: Any) -> None:
         self._wishes.append(Note(level, event, fields))
@@ -393,15 +394,3 @@ class BrokerServer:
             raise LocalProtocolError(f"expected a final status, got {fact.status}")
         if not (isinstance(fact, Answer) and self._platform.answer(fact, now)):
             self._application.answer(fact, now)
-
-
-def route_of(path: str) -> tuple[str, str, str]:
-    """Return a path's first segment in lower case, its second as it is, and the rest with its slash."""
-    first, _, after = path[1:].partition("/")
-    second, slash, rest = after.partition("/")
-    return first.lower(), second, slash + rest
-
-
-def is_primus(path: str) -> bool:
-    """Return whether a path belongs to the tunnel side."""
-    return path.startswith("/primus")

@@ -70,7 +70,7 @@ class Figures(Record, frozen=True):
 
     Shape:  `tunnels` are open and identified; `closed` and `refused` count by reason; `answers` are the bytes of
             answers, by whether they came in pieces; `uploads` are answers that were posted; `told` counts reports to
-            the dispatcher by what became of them
+            the dispatcher, `forwarded` requests to other nodes, by what became of them
     """
 
     tunnels: int
@@ -81,6 +81,7 @@ class Figures(Record, frozen=True):
     answers: dict[bool, Distribution] = msgspec.field(default_factory=dict)
     uploads: int = 0
     told: dict[str, int] = msgspec.field(default_factory=dict)
+    forwarded: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Tally:
@@ -90,6 +91,7 @@ class Tally:
         self._requests: dict[tuple[Direction, int, str, int], Buckets] = {}
         self._refused: dict[str, int] = {}
         self._closed: dict[str, int] = {}
+        self._forwarded: dict[str, int] = {}
         self._answers: dict[bool, Buckets] = {}
         self.uploads = 0
 
@@ -118,6 +120,10 @@ class Tally:
         """Count a tunnel that ended. `reason` is a word of ours."""
         self._closed[reason] = self._closed.get(reason, 0) + 1
 
+    def forward(self, result: str) -> None:
+        """Count what became of a request at another node. `result` is a word of ours."""
+        self._forwarded[result] = self._forwarded.get(result, 0) + 1
+
     def read(self, *, tunnels: int, in_flight: int, told: dict[str, int] | None = None) -> Figures:
         """Return all of it as it is."""
         return Figures(
@@ -129,4 +135,5 @@ class Tally:
             {pieces: found.read() for pieces, found in self._answers.items()},
             self.uploads,
             told or {},
+            dict(self._forwarded),
         )
