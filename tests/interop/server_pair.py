@@ -22,6 +22,8 @@ class Pair:
         self.port, self.client_port = free_port(), free_port()
         given = {"PORT": str(self.port), "TOWLINE_RESULTS": "results.sqlite", **server}
         self.server = towline(folder, "server", **given)
+        self._whose, self._more = whose, client
+        self._others: list[Program] = []
         self.client = self._client(whose, client)
 
     def _client(self, whose: str, more: dict[str, str]) -> Program:
@@ -33,6 +35,15 @@ class Pair:
         argv = [need_peer("snyk-broker-client"), "--port", str(self.client_port), "--server", url]
         argv += ["--token", TOKEN, "--cr-agent-url", agent]
         return Program(self.folder, "stock-client", argv, {"SNYK_BROKER_CACHE": str(SNYK_BROKER_CACHE)})
+
+    def another_client(self, number: int) -> Program:
+        """Return one more client for the same token, not started."""
+        self.client_port = free_port()
+        folder, self.folder = self.folder, self.folder / f"other-{number}"
+        made = self._client(self._whose, self._more)
+        self.folder = folder
+        self._others.append(made)
+        return made
 
     def start(self) -> Pair:
         """Start both and wait until both tunnels stand."""
@@ -60,6 +71,7 @@ class Pair:
         return "\n".join(f"── {program.name}\n{program.said()[-3000:]}" for program in (self.server, self.client))
 
     def close(self) -> None:
-        self.client.close()
+        for client in (self.client, *self._others):
+            client.close()
         self.server.close()
         self.upstream.close()

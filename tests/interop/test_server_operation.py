@@ -183,6 +183,27 @@ def test_after_a_restart_the_clients_come_back(pairs: Pairs, whose: str) -> None
     assert call(pair.port, "GET", f"{RELAY}/list/slow/0").status == 200
 
 
+def test_clients_are_replaced_one_by_one_and_no_request_fails(pairs: Pairs) -> None:
+    pair = pairs().start()
+    old = pair.client
+    load = Load(pair.port, 16, f"{RELAY}/list/slow/0.05")
+    try:
+        for turn in range(3):
+            new = pair.another_client(turn)
+            new.start()
+            wait(lambda: pair.tunnels() == 4, what=pair.said)
+            # The newest serves. It is the one that is stopped, so that the other has to take over.
+            done = len(load.answers)
+            wait(lambda done=done: len(load.answers) > done + 64, what=pair.said)  # type: ignore[misc]
+            new.send(signal.SIGTERM)
+            assert new.running.wait(15) == 0, new.said()
+            wait(lambda: pair.tunnels() == 2, what=pair.said)
+    finally:
+        load.end()
+    assert {got for _, got in load.answers} == {200}
+    assert old.running.poll() is None
+
+
 def test_while_it_stops_it_is_not_ready_and_takes_nothing(pairs: Pairs) -> None:
     pair = pairs().start()
     got: list[int] = []

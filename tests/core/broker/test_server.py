@@ -324,3 +324,22 @@ def test_no_secret_is_printed() -> None:
     assert TOKEN.lower() not in said.lower()
     assert stream not in said
     assert client.tunnel.state == "open"
+
+
+def test_a_client_that_stops_is_asked_no_more_and_answers_what_it_was() -> None:
+    serving = Serving()
+    other_party, other = serving.client()
+    party, client = serving.client()
+    waiting = serving.relay("/x")
+    client.emit("terminate", {"signal": "SIGTERM"})
+    serving.say(party)
+    serving.relay("/y")
+    assert (len(client.asked), len(other.asked)) == (1, 1)
+    other.emit("terminate", {"signal": "SIGTERM"})
+    serving.say(other_party)
+    late = serving.relay("/z")
+    assert (late.status, late.get("x-broker-failure"), late.get("retry-after")) == (503, "connection-not-ready", "1")
+    serving.upload(client.asked[0]["streamingID"], HEAD + b"body")
+    assert (waiting.status, waiting.body) == (200, b"body")
+    serving.client()
+    assert serving.relay("/z").pending

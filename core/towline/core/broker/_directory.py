@@ -17,13 +17,26 @@ MOST_REMEMBERED: Final = 20_000
 class Session:
     """One identified client connection, and what is under way on it."""
 
-    __slots__ = ("capabilities", "client_id", "filters", "number", "role", "running", "token", "version", "waiting")
+    __slots__ = (
+        "capabilities",
+        "client_id",
+        "filters",
+        "leaving",
+        "number",
+        "role",
+        "running",
+        "token",
+        "version",
+        "waiting",
+    )
 
     def __init__(self, said: Identified) -> None:
         self.number = said.session
         self.token = token_text(said.token)
         self.role = said.role
         self.learn(said)
+        # It said that it stops: what it was asked it answers, and it is asked no more.
+        self.leaving = False
         # Requests that went to the client and are not answered, and those that wait for their turn.
         self.running = 0
         self.waiting: deque[Any] = deque()
@@ -40,7 +53,8 @@ class Session:
 
     @property
     def ready(self) -> bool:
-        return self.version is not None and self.capabilities is not None
+        """Whether it may be asked."""
+        return self.version is not None and self.capabilities is not None and not self.leaving
 
     @property
     def posts(self) -> bool:
@@ -113,7 +127,8 @@ class Directory:
         token = token.lower()
         listed = self._by_token.get(token)
         if listed:
-            return next((session for session in listed if session.ready), "bad-request")
+            none: Missing = "connection-not-ready" if any(session.leaving for session in listed) else "bad-request"
+            return next((session for session in listed if session.ready), none)
         if token in self._expected:
             return "connection-not-ready"
         until = self._left.get(token)

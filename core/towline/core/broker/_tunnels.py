@@ -13,7 +13,7 @@ from towline.core.broker._authority import Authority
 from towline.core.broker._callers import Callers
 from towline.core.broker._calls import Calls
 from towline.core.broker._desk import Desk, Visit
-from towline.core.broker._directory import Directory
+from towline.core.broker._directory import Directory, Session
 from towline.core.broker._dispatcher import Dispatcher
 from towline.core.broker._ends import ended
 from towline.core.broker._forwarding import Forwarding
@@ -159,8 +159,16 @@ class Tunnels:
             self._platform.arrived(session, said.args, said.ack_id, now)
         elif said.name in ("terminate", "client-event"):
             self._note("debug", f"tunnel.{said.name}", session=said.session)
-            if said.name == "terminate" and self._dispatcher is not None:
-                self._dispatcher.terminating(session)
+            if said.name == "terminate":
+                self._leaving(session)
+
+    def _leaving(self, session: Session) -> None:
+        """A client stops: the others of its token, here or at another node, are asked instead."""
+        session.leaving = True
+        if self._dispatcher is not None:
+            self._dispatcher.terminating(session)
+        if self._forwarding is not None and all(other.leaving for other in self._directory.all_of(session.token)):
+            self._forwarding.nodes.left(session.token)
 
     def _note(self, level: Literal["debug", "info"], event: str, **fields: Any) -> None:
         self._wishes.append(Note(level, event, fields))
