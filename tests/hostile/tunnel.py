@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,6 +36,8 @@ from towline.core import Record
 KIT: Final = Path(__file__).parent / "kit"
 MIB: Final = 1024 * 1024
 HONEST_SECONDS: Final = 5.0
+# Connections of one client in any second: the first two attempts of each tunnel, and its look at the server's health.
+MOST_A_SECOND: Final = 10
 # What a peer may make a program hold: two tunnel messages of 22 MiB, one of them joined, and what lies about.
 GROWTH: Final = 96 * MIB
 # Cases at a time: clients each have their own server, hostile clients share one. Those that only wait are not counted.
@@ -316,7 +319,7 @@ class ServeRun:
             "denied": probed,
             "bounded": probed,
             "either": lambda seen: probed(seen) or ended(seen),
-            "refused": lambda seen: len(seen["connects"]) >= 4,
+            "refused": lambda seen: len(seen["connects"]) >= 8,
             "backoff": lambda seen: len(seen["connects"]) >= 14,
         }[case.expect]
         if not wait(lambda: looked(outcome), case.seconds + 20):
@@ -326,7 +329,7 @@ class ServeRun:
         if case.expect == "refused" and report["events"]:
             yield f"it was accepted: {report['events']}"
         if case.expect in ("backoff", "refused"):
-            yield from _backs_off(report["connects"], jitter=case.expect == "backoff")
+            yield from _backs_off(report["connects"], grows=case.expect == "backoff")
 
     def _probed(self, case: Case) -> list[str]:
         """Say if an honest request was not answered: by an upload, or by one event, which the kit tells at the end."""
@@ -367,19 +370,19 @@ def _denied(report: dict[str, Any], upstream: Upstream) -> Iterator[str]:
         yield f"it was forwarded: {[head for head in upstream.heads if head not in honest][:3]}"
 
 
-def _backs_off(connects: list[float], *, jitter: bool) -> Iterator[str]:
-    """Two tunnels call: of four connections in a row the later ones are further apart than the earlier."""
-    gaps = [later - earlier for earlier, later in zip(connects, connects[2:])]
-    if not gaps:
-        yield "it did not come back"
-    elif min(gaps) < 0.3 and len([gap for gap in gaps if gap < 0.3]) > 2:
-        yield f"it came back at once: {gaps}"
-    if jitter and len(gaps) >= 8:
-        early, late = gaps[: len(gaps) // 2], gaps[len(gaps) // 2 :]
-        if sum(late) / len(late) < 1.3 * sum(early) / len(early):
-            yield f"the gaps do not grow: {gaps}"
-        if len({round(gap, 2) for gap in late}) < len(late) - 2:
-            yield f"the gaps have no jitter: {gaps}"
+def _backs_off(connects: list[float], *, grows: bool) -> Iterator[str]:
+    """Two tunnels call, each at most twice for an attempt: as a websocket, and by polling where that is refused."""
+    burst = max(sum(at <= other < at + 1 for other in connects) for at in connects)
+    if burst > MOST_A_SECOND:
+        yield f"it came {burst} times in a second: {connects}"
+    if not grows:
+        return
+    middle = connects[len(connects) // 2]
+    if connects[-1] - middle < 1.5 * (middle - connects[0]):
+        yield f"the waits do not grow: {connects}"
+    late = [later - earlier for earlier, later in pairwise(connects) if earlier >= middle]
+    if len({round(gap, 2) for gap in late}) < len(late) // 2:
+        yield f"the waits have no jitter: {connects}"
 
 
 def serve(
