@@ -6,7 +6,7 @@ import hashlib
 import io
 import tarfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from towline.core import LIMITS, Data, Limits
@@ -55,6 +55,13 @@ def cut(data: bytes, cuts: Sequence[int]) -> list[memoryview]:
     return pieces
 
 
+def feed_through_window(feed: Callable[[Data], None], piece: Data) -> None:
+    """Feed a piece as a driver's window brings it: its buffer is written over once the call is done."""
+    window = bytearray(piece)
+    feed(memoryview(window))
+    window[:] = b"\xa5" * len(window)
+
+
 def read_layer(
     blob: bytes,
     wanted: Wanted = EVERYTHING,
@@ -66,7 +73,7 @@ def read_layer(
     """Run a layer's stream over a blob that is what its descriptor says."""
     stream = build(LayerPlan(sha256(blob), len(blob), diff_id, wanted=wanted, limits=limits))
     for piece in cut(blob, cuts):
-        stream.feed(piece)
+        feed_through_window(stream.feed, piece)
     content = stream.end()
     assert isinstance(content, LayerContent)
     return content
@@ -98,6 +105,6 @@ def read_tar(archive: bytes, cuts: Sequence[int] = (1 << 16,), limits: Limits = 
     recorder = Recorder(wants)
     reader = TarReader(recorder, limits)
     for piece in cut(archive, cuts):
-        reader.feed(piece)
+        feed_through_window(reader.feed, piece)
     reader.end()
     return recorder

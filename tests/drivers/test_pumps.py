@@ -6,7 +6,7 @@ import contextlib
 import socket
 import subprocess
 import sys
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import pytest
 import trio
@@ -29,6 +29,7 @@ from towline.core import (
     TowlineError,
     Transmit,
     Wake,
+    WireWish,
 )
 from towline.drivers import Listener, _turns, on_trio, testing
 from towline.drivers._kit_machines import Dials, Earlier, Relay, Said, Talks
@@ -219,3 +220,7 @@ def test_a_question_no_driver_knows_is_an_event(loop: Loop) -> None:
             return await anext(aiter(pump.events))
 
     assert loop.run(main) == Sleep(5.0)
+
+
+def test_every_wish_of_the_wire_is_one_that_drivers_do() -> None:
+    assert {get_origin(wish) or wish for wish in get_args(WireWish)} == set(_turns.DO)

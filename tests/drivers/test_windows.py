@@ -8,11 +8,12 @@ import threading
 from typing import Any
 
 import pytest
-from drivers.loops import LOOPS, Loop
+from drivers.loops import LOOPS, Loop, make_certificate
 
 from towline.core import KIB, MIB, Accepted, Filled, Proved, Received, Window
 from towline.drivers import Listener, _windows, testing
 from towline.drivers._kit_machines import Keeper, SumPlan, WindowHashes, WindowRelay, build_sum
+from towline.drivers._kit_windows import WINDOW_CHECKS
 from towline.drivers._windows import FEW, KEPT, LARGE, OUT, SMALL, Pool
 
 HERE = {"in": Listener()}
@@ -118,6 +119,23 @@ def test_a_worker_has_up_to_four_windows_while_it_hashes(loop: Loop, ends: str) 
         loop.run(main)
     # One that was left may not have stored its first byte yet.
     assert keeper.ends.get(plan.digest, "aborted") == ("committed" if ends == "proved" else "aborted")
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("check", WINDOW_CHECKS, ids=lambda check: check.__name__)
+def test_nobody_reads_a_buffer_that_came_back(
+    loop: Loop, check: Any, secure: bool, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is written over at once, and not only by whatever is read next."""
+    give = Pool.give
+
+    def scribble(pool: Pool, buffer: bytearray) -> None:
+        buffer[:] = b"\xa5" * len(buffer)
+        give(pool, buffer)
+
+    monkeypatch.setattr(Pool, "give", scribble)
+    certificate = make_certificate(tmp_path_factory.mktemp("scribble")) if secure else None
+    loop.run(lambda: check(loop.open_pump, certificate), 60.0)
 
 
 def test_a_window_is_good_for_one_read(loop: Loop) -> None:

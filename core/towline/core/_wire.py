@@ -235,7 +235,10 @@ class Stream(Protocol):
     """Bulk bytes in, one verdict out. A plain object with synchronous calls; one thread touches it."""
 
     def feed(self, data: Data) -> None:
-        """Take the next bytes; raise a TowlineError at the first that is wrong."""
+        """Take the next bytes; raise a TowlineError at the first that is wrong.
+
+        They may be a window's: whoever keeps some past the call copies them.
+        """
 
     def end(self) -> Any:
         """Say that there are no more; return the value of `Proved`, or raise a TowlineError."""

@@ -6,7 +6,10 @@ imports no loop.
 
 What a driver promises
 1. It owns sockets, clock, entropy and files. One fact, then drain: within a turn nothing is awaited.
-2. A buffer handed to a machine is given away: it will not be written again. So a machine may keep a view.
+2. A buffer handed to a machine is given away: it will not be written again. So a machine may keep a view. Only the
+   buffer of `Filled`, which a `Window` wished for, is used again: once every link that the turn transmitted to has sent
+   all of it, and every stream and store has taken it; also where a link or stream is lost, dropped or abandoned. Until
+   then its link is read no further, but for a fourth window at most while only streams in workers have them.
 3. Wishes for one link are executed in order. Wishes for different links may overlap.
 4. Back-pressure is the driver's: after a turn that filled another link's outbox or a stream's ring, it reads no
    further from the link the turn came from until there is room. It never awaits a write while it holds the turn.

@@ -50,7 +50,8 @@ class Listener(Record, frozen=True):
 class Sink(Protocol):
     """Where one stream's stored bytes go. Called from one thread, and not from the loop's when the stream is large."""
 
-    def write(self, data: Data) -> None: ...
+    def write(self, data: Data) -> None:
+        """Keep these bytes too; they may be a window's, and are good for the call only."""
 
     def commit(self) -> None:
         """Keep the bytes under their name; the stream has proved them."""
