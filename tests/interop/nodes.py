@@ -121,13 +121,13 @@ class Nodes:
             TOWLINE_NODE_LEASE=f"{self.lease:g}s",
         )
 
-    def _client(self, number: int, url: str) -> Program:
+    def _client(self, number: int, url: str, **more: str) -> Program:
         return towline(
             self.folder / f"client-{number}",
             "client",
             PORT=str(free_port()),
             BROKER_TOKEN=TOKEN,
-            BROKER_SERVER_URL=url,
+            **(more or {"BROKER_SERVER_URL": url}),
             BROKER_CLIENT_URL="http://127.0.0.1:1",
             CR_AGENT_URL=f"http://127.0.0.1:{self.upstream.port}",
             ACCEPT=str(self._rules()),
@@ -140,6 +140,13 @@ class Nodes:
             json.dumps({"private": [{"method": "any", "path": "/*", "origin": "${CR_AGENT_URL}"}], "public": []})
         )
         return rules
+
+    def client_of_both(self) -> Program:
+        """A client, not started, that has one of its tunnels to each node."""
+        urls = ",".join(f"http://127.0.0.1:{port}" for port in self.ports)
+        both = self._client(2, "", TOWLINE_SERVER_URLS=urls)
+        self.clients.append(both)
+        return both
 
     @property
     def programs(self) -> list[Program]:

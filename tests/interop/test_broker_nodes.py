@@ -109,6 +109,16 @@ def peak_mib(cluster: Nodes, number: int) -> float:
     return int(found[1]) / 1024
 
 
+def test_a_large_answer_from_node_to_node_in_bounded_memory(one_client: Nodes, file: Path) -> None:
+    """First of those with this cluster: a peak stays."""
+    with file.open("rb") as data:
+        wanted = hashlib.file_digest(data, "sha256").hexdigest()
+    for port in one_client.ports:
+        assert get(port, "/file")[:2] == (200, wanted)
+    for number in (0, 1):
+        assert peak_mib(one_client, number) < 90, number
+
+
 def test_callers_of_either_node_get_the_same(one_client: Nodes) -> None:
     for target in ("/data/seed/40", "/data/seed/70000?id=7", "/data/seed/3000000"):
         here, there = (get(port, target) for port in one_client.ports)
@@ -121,15 +131,6 @@ def test_callers_of_either_node_get_the_same(one_client: Nodes) -> None:
         got = call(port, "POST", f"/broker/{TOKEN}/echo", body, {"content-type": "application/octet-stream"})
         assert (got.status, got.headers["x-sha256"]) == (200, hashlib.sha256(body).hexdigest())
         assert got.data == body
-
-
-def test_a_large_answer_from_node_to_node_in_bounded_memory(one_client: Nodes, file: Path) -> None:
-    with file.open("rb") as data:
-        wanted = hashlib.file_digest(data, "sha256").hexdigest()
-    for port in one_client.ports:
-        assert get(port, "/file")[:2] == (200, wanted)
-    for number in (0, 1):
-        assert peak_mib(one_client, number) < 90, number
 
 
 def test_a_caller_that_leaves_stops_the_whole_way(one_client: Nodes) -> None:
@@ -196,6 +197,24 @@ def test_behind_a_balancer_that_knows_nothing(tmp_path: Path) -> None:
         nginx.terminate()
         nginx.wait(10)
         cluster.close()
+
+
+def test_a_client_with_a_tunnel_to_each_node_loses_one_of_them(tmp_path: Path) -> None:
+    with nodes(tmp_path, lease=2.0) as cluster:
+        cluster.client_of_both().start()
+        for client in cluster.clients[:2]:
+            client.stop()
+        wait(lambda: [cluster.clients_seen(it) for it in (0, 1)] == [2, 2], 20, cluster.said)
+        with Callers(cluster.ports) as callers:
+            began = time.monotonic()
+            cluster.servers[0].kill()
+            assert callers.await_good(1, 2.0, began, cluster.said) < 1.0
+            cluster.servers[0].start()
+            cluster.await_node(0)
+            # Served at once, before its tunnel is back: the other node has one.
+            callers.await_good(0, 2.0, time.monotonic(), cluster.said)
+            wait(lambda: [cluster.clients_seen(it) for it in (0, 1)] == [2, 2], 60, cluster.said)
+        assert callers.wrong == []
 
 
 def test_a_node_that_stops_fails_nobody_that_asks_again(tmp_path: Path) -> None:
