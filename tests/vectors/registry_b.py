@@ -316,12 +316,39 @@ class VectorPlayer(Player):
         jwt = value["jwt"]
         header, claims, signature = came.split(".")
         said = (json.loads(_unpadded(header)), json.loads(_unpadded(claims)))
-        if said != (jwt["header"], jwt["claims"]):
+        if said[0] != jwt["header"] or not self._claims_fit(jwt["claims"], said[1]):
             return f"expected {jwt['header']} {jwt['claims']}, got {said}"
         key = load_pem_private_key(json.loads(self.config["password"])["private_key"].encode(), None)
         assert isinstance(key, RSAPrivateKey)
         key.public_key().verify(_unpadded(signature), f"{header}.{claims}".encode(), padding.PKCS1v15(), SHA256())
         return None
+
+    def _claims_fit(self, wanted: dict[str, Any], got: dict[str, Any]) -> bool:
+        return wanted == got
+
+
+class ServedPlayer(VectorPlayer):
+    """The same for a command whose clock was set when it began, and has gone on since."""
+
+    SLACK = 30.0
+
+    def _signature_misfit(self, keys: dict[str, Any], headers: dict[str, str], request: Request) -> str | None:
+        try:
+            stamp = calendar.timegm(time.strptime(headers.get("x-amz-date", ""), "%Y%m%dT%H%M%SZ"))
+        except ValueError:
+            return f"expected a moment in x-amz-date, got {headers.get('x-amz-date')}"
+        if not 0 <= stamp - (self.now + self.epoch) < self.SLACK:
+            return f"expected a moment soon after {self.now + self.epoch}, got {stamp}"
+        kept, self.now = self.now, stamp - self.epoch
+        try:
+            return super()._signature_misfit(keys, headers, request)
+        finally:
+            self.now = kept
+
+    def _claims_fit(self, wanted: dict[str, Any], got: dict[str, Any]) -> bool:
+        late = got.get("iat", 0) - wanted["iat"]
+        moved = wanted | {"iat": wanted["iat"] + late, "exp": wanted["exp"] + late}
+        return 0 <= late < self.SLACK and moved == got
 
 
 def aws_signature(

@@ -37,7 +37,7 @@ from towline.core.registry import (
 )
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from vectors import broker_filters, broker_run, registry_b, transcripts
+from vectors import broker_filters, broker_run, registry_b, served, transcripts
 
 Vector = dict[str, Any]
 
@@ -150,11 +150,13 @@ def load(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def main(arguments: list[str]) -> int:
-    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
-        print("usage: run.py DIR", file=sys.stderr)
+    machine_only = "--machine-only" in arguments
+    folders = [Path(text) for text in arguments if text != "--machine-only"]
+    if len(folders) != 1 or not folders[0].is_dir():
+        print("usage: run.py [--machine-only] DIR", file=sys.stderr)
         return 2
-    ran, failures = broker_run.run_sessions(Path(arguments[0]))
-    for path, document in load(Path(arguments[0])):
+    ran, failures = broker_run.run_sessions(folders[0])
+    for path, document in load(folders[0]):
         if broker_filters.is_filters(document):
             compared, differing = broker_run.run_filters(path.name, document)
             ran, failures = ran + compared, failures + differing
@@ -172,16 +174,28 @@ def main(arguments: list[str]) -> int:
             of_type = f" of type {document['type']}" if kind == "transcript" and "type" in document else ""
             print(f"{path.name}: not run: kind {kind}{of_type}")
             continue
-        wrong = [(name, problem) for name, problem in results if problem]
-        print(f"{path.name}: {len(results) - len(wrong)} passed, {len(wrong)} failed")
-        for name, problem in wrong:
-            print(f"  {name}: {problem}")
+        failures += tell(f"{path.name}: {{passed}} passed, {{failed}} failed", results)
         ran += len(results)
-        failures += len(wrong)
+        transcript = [run for _, run in served.served(path)]
+        if transcript and not machine_only:
+            results = served.run_all(path)
+            alone = transcript.count(None)
+            line = f"{path.name}: {{passed}} passed by the command, {{failed}} failed, {alone} have none"
+            failures += tell(line, results)
+            ran += len(results)
     print(f"{ran - failures} passed, {failures} failed")
     if not ran:
         return 2
     return 1 if failures else 0
+
+
+def tell(line: str, results: list[tuple[str, str | None]]) -> int:
+    """Print a line with how many passed and failed, and each failure; return how many failed."""
+    wrong = [(name, problem) for name, problem in results if problem]
+    print(line.format(passed=len(results) - len(wrong), failed=len(wrong)), flush=True)
+    for name, problem in wrong:
+        print(f"  {name}: {problem}")
+    return len(wrong)
 
 
 if __name__ == "__main__":

@@ -57,12 +57,12 @@ def test_a_doctored_transcript_fails(tmp_path: Path, capsys: pytest.CaptureFixtu
     document["scenarios"][2]["result"]["tags"].append("doctored")
     document["scenarios"][9]["steps"].pop()
     (tmp_path / "t.json").write_text(json.dumps(document))
-    assert runner.main([str(tmp_path)]) == 1
+    assert runner.main(["--machine-only", str(tmp_path)]) == 1
     assert "t.json: 7 passed, 3 failed" in capsys.readouterr().out
 
 
 def test_the_whole_folder_ends_with_0_and_a_count_for_each_file(capsys: pytest.CaptureFixture[str]) -> None:
-    assert runner.main([str(FOLDER)]) == 0
+    assert runner.main(["--machine-only", str(FOLDER)]) == 0
     out = capsys.readouterr().out
     assert "image-reference.json: 95 passed, 0 failed" in out
     assert "313 passed, 0 failed" in out
@@ -102,7 +102,7 @@ def test_a_doctored_vector_fails(path: Path, tmp_path: Path, capsys: pytest.Capt
     member = next(name for name in expect if name not in ("lenient", "malformed"))
     expect[member] = not expect[member] if isinstance(expect[member], bool) else "doctored"
     (tmp_path / path.name).write_text(json.dumps(document))
-    assert runner.main([str(tmp_path)]) == 1
+    assert runner.main(["--machine-only", str(tmp_path)]) == 1
     assert "1 failed" in capsys.readouterr().out
 
 
@@ -111,7 +111,12 @@ def test_what_cannot_be_run_is_named_and_nothing_to_run_is_2(
 ) -> None:
     (tmp_path / "t.json").write_text(json.dumps({"format": "registry-vectors/1", "kind": "novel", "vectors": []}))
     (tmp_path / "b.json").write_text("{")
-    assert runner.main([str(tmp_path)]) == 2
+    assert runner.main(["--machine-only", str(tmp_path)]) == 2
     out = capsys.readouterr().out
     assert "t.json: not run: kind novel" in out
     assert "b.json: not JSON" in out
+
+
+def test_a_usage_that_is_none_is_2() -> None:
+    assert runner.main([]) == 2
+    assert runner.main(["--machine-only"]) == 2

@@ -160,21 +160,30 @@ def _parser() -> argparse.ArgumentParser:
 
     check = tool("check", "say which step on the way to a registry fails, and why")
     check.add_argument("registry", metavar="REGISTRY", help="host[:port][/path]")
+    check.add_argument("--login-only", action="store_true", help="do not try to list and to read as well")
     repos = tool("repos", "list a registry's repositories", "catalog")
     repos.add_argument("registry", metavar="REGISTRY", help="host[:port][/path]")
     tags = tool("tags", "list a repository's tags", "ls")
     tags.add_argument("image", metavar="REPOSITORY", help="host[:port]/path")
+    _base_option(tags)
     tags.add_argument("-l", "--long", action="store_true", help="with digest, time of the push and size")
     inspect = tool("inspect", "show an image's manifest and config")
     inspect.add_argument("image", metavar="IMAGE", help="host[:port]/path[:tag][@digest]")
+    _base_option(inspect)
     form = inspect.add_mutually_exclusive_group()
-    form.add_argument("--raw", action="store_true", help="the manifest's bytes, as the registry sent them")
+    form.add_argument(
+        "--raw",
+        action="store_true",
+        help="the manifest's bytes, as the registry sent them; with --platform that image's",
+    )
     form.add_argument("--config", dest="show_config", action="store_true", help="the image's config")
     pull = tool("pull", "download an image and prove every byte")
     pull.add_argument("image", metavar="IMAGE", help="host[:port]/path[:tag][@digest]")
+    _base_option(pull)
     pull.add_argument("path", metavar="PATH", help="folder of the OCI layout to write")
     scan = tool("scan", "take an image's inventory")
     scan.add_argument("image", metavar="IMAGE", nargs="+", help="host[:port]/path[:tag][@digest]")
+    _base_option(scan)
     scan.add_argument("--glob", action="append", default=[], metavar="GLOB", help="also return files that match")
     scan.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="but not those that match this")
     scan.add_argument("--max-image-bytes", metavar="N", type=_count, help="refuse larger images (compressed size)")
@@ -216,8 +225,17 @@ def _registry_options(parser: _Parser) -> None:
     parser.add_argument("--allow-network", action="append", default=[], metavar="CIDR", help="redirects may lead here")
     parser.add_argument("--timeout", metavar="TIME", type=_duration, help="for the whole operation, such as 30s or 5m")
     parser.add_argument("--retries", type=_count, metavar="N", help="attempts after the first (default 4)")
-    # Brings a vendor's name to another address, for tests.
+    # For tests: a vendor's name at another address, its lists in small pages and by one of two ways, another moment.
     parser.add_argument("--resolve", action="append", default=[], metavar="HOST:PORT:ADDR", help=argparse.SUPPRESS)
+    parser.add_argument("--page-size", type=_count, metavar="N", help=argparse.SUPPRESS)
+    parser.add_argument("--via", choices=("", "registry", "api"), default="", help=argparse.SUPPRESS)
+    parser.add_argument("--wall-clock", metavar="MOMENT", help=argparse.SUPPRESS)
+
+
+def _base_option(parser: _Parser) -> None:
+    parser.add_argument(
+        "--registry", metavar="BASE", help="where the registry is, if that has a path; the image is then a name in it"
+    )
 
 
 def _duration(value: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -37,7 +38,9 @@ async def serve_client(
     Raises:  TowlineError("invalid-configuration") for an address that cannot be read or a port that is taken,
              "tunnel-refused" when no tunnel of any connection could be opened in all its attempts
     """
-    config = msgspec.structs.replace(config, note_passages=log.shows("debug"))
+    # A loop's clock begins anywhere, so what it lacks to the wall's is known only inside the loop.
+    epoch = time.time() - anyio.current_time()
+    config = msgspec.structs.replace(config, note_passages=log.shows("debug"), epoch=epoch)
     machine = BrokerClient(config, entropy=Entropy(os.urandom(32)), limits=limits)
     async with driver.open_pump(machine, dialer=dialer, listeners={"client": listener}) as pump:
         port = pump.ports["client"]

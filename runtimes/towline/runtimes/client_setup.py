@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -39,7 +38,6 @@ def client_config(settings: Settings) -> BrokerClientConfig:
     config = BrokerClientConfig(
         **own,
         deployment_id=settings["client.deployment_id"],
-        epoch=time.time() - time.monotonic(),
         one_event_answers=settings["client.one_event_answers"],
         polling_first=settings["client.polling_first"],
         insecure_downstream=settings["client.insecure_downstream"],

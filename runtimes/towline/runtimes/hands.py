@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from towline.core import LIMITS, RemoteProtocolError, TowlineError
+from towline.core import LIMITS, RemoteProtocolError, Step, TowlineError
 from towline.core.agent import rfc3339
 from towline.core.registry import (
     Details,
@@ -19,11 +19,14 @@ from towline.core.registry import (
     Listing,
     Manifest,
     Platform,
+    Registry,
+    check,
     get_manifest,
     list_details,
     list_repositories,
     list_tags,
     resolve_image,
+    resolve_manifest,
 )
 from towline.core.scan import ScanOptions, ScanOutcome, pull_image, scan_image
 from towline.drivers.blob_folder import OciLayoutStore
@@ -31,7 +34,7 @@ from towline.runtimes.logs import plain
 from towline.runtimes.output import error_lines, exit_code, say, size, write_json, write_lines, write_table
 from towline.runtimes.probe import examine
 from towline.runtimes.progress import ProgressLines
-from towline.runtimes.session import Session, typed_login, without_scheme
+from towline.runtimes.session import Session, image_session, typed_login
 
 DONE, NOT_SO, UNREACHABLE = 0, 1, 3
 # A certificate that is not trusted is an answer to a check; to anything else it is a peer out of reach.
@@ -54,7 +57,7 @@ def _check(arguments: argparse.Namespace) -> int:
     session = Session(arguments, arguments.registry)
     steps = session.probe()
     if all(step.ok for step in steps):
-        steps += session.run(examine(session.registry))
+        steps += session.run(check(session.registry) if arguments.login_only else examine(session.registry))
     failed = next((step for step in steps if not step.ok), None)
     if _form(arguments) == "json":
         write_json({"ok": failed is None, "checks": steps})
@@ -73,25 +76,26 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _repos(arguments: argparse.Namespace) -> int:
     session = Session(arguments, arguments.registry)
-    listing = session.run(list_repositories(session.registry, partial=True))
+    listing = session.run(list_repositories(session.registry, partial=True, **_paging(arguments)))
     return _show_listing(arguments, listing, "repositories", {})
 
 
 def _tags(arguments: argparse.Namespace) -> int:
-    image = _reference(arguments.image)
-    session = Session(arguments, image.api_host, image.path)
+    image, session = image_session(arguments, arguments.image)
     if arguments.long:
-        return _show_details(arguments, session.run(list_details(session.registry, image.path, partial=True)), image)
-    listing = session.run(list_tags(session.registry, image.path, partial=True))
+        return _show_details(
+            arguments,
+            session.run(list_details(session.registry, image.path, partial=True, **_paging(arguments))),
+            image,
+        )
+    listing = session.run(list_tags(session.registry, image.path, partial=True, **_paging(arguments)))
     return _show_listing(arguments, listing, "tags", {"repository": image.path})
 
 
 def _inspect(arguments: argparse.Namespace) -> int:
-    image = _reference(arguments.image)
-    session = Session(arguments, image.api_host, image.path)
+    image, session = image_session(arguments, arguments.image)
     if arguments.raw:
-        manifest = session.run(get_manifest(session.registry, image.path, image.reference))
-        sys.stdout.buffer.write(manifest.raw)
+        sys.stdout.buffer.write(session.run(_raw(session.registry, image, arguments.platform)))
         return DONE
     if arguments.platform == "all":
         manifest = session.run(get_manifest(session.registry, image.path, image.reference))
@@ -131,6 +135,13 @@ def _inspect(arguments: argparse.Namespace) -> int:
     return DONE
 
 
+def _raw(registry: Registry, image: ImageReference, platform: str | None) -> Step[bytes]:
+    if platform in (None, "all"):
+        return (yield from get_manifest(registry, image.path, image.reference)).raw
+    found = yield from resolve_manifest(registry, image.path, image.reference, Platform.parse(str(platform)))
+    return found.manifest.raw
+
+
 def _show_platforms(arguments: argparse.Namespace, manifest: Manifest) -> int:
     """Show what an index leads to; an image without one leads to itself."""
     parsed = manifest.parsed
@@ -147,8 +158,7 @@ def _show_platforms(arguments: argparse.Namespace, manifest: Manifest) -> int:
 
 
 def _pull(arguments: argparse.Namespace) -> int:
-    image = _reference(arguments.image)
-    session = Session(arguments, image.api_host, image.path)
+    image, session = image_session(arguments, arguments.image)
     wanted = None if arguments.platform in (None, "all") else Platform.parse(arguments.platform)
     _check_writable(Path(arguments.path))
     store = OciLayoutStore(Path(arguments.path))
@@ -210,8 +220,7 @@ def _scan(arguments: argparse.Namespace) -> int:
 
 
 def _scan_one(arguments: argparse.Namespace, text: str) -> ScanOutcome:
-    image = _reference(text)
-    session = Session(arguments, image.api_host, image.path)
+    image, session = image_session(arguments, text)
     options = ScanOptions(
         include=tuple(arguments.glob), exclude=tuple(arguments.exclude), max_image_bytes=arguments.max_image_bytes
     )
@@ -290,13 +299,13 @@ def _check_writable(folder: Path) -> None:
 
 
 # ── reading the command line ───────────────────────────────────────────────────
+def _paging(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {"page_size": arguments.page_size, "via": arguments.via}
+
+
 def _form(arguments: argparse.Namespace) -> str:
     form: str = arguments.output or ("table" if sys.stdout.isatty() else "plain")
     return form
-
-
-def _reference(text: str) -> ImageReference:
-    return ImageReference.from_user(without_scheme(text))
 
 
 def _platform(arguments: argparse.Namespace) -> Platform:

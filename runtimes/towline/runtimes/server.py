@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -47,7 +48,9 @@ async def serve_server(
     server that is one of several (`config.cluster`). Starts with the port.
     Raises:  TowlineError("invalid-configuration") for a port that is taken or a file that cannot be used
     """
-    config = msgspec.structs.replace(config, note_passages=log.shows("debug"))
+    # A loop's clock begins anywhere, so what it lacks to the wall's is known only inside the loop.
+    epoch = time.time() - anyio.current_time()
+    config = msgspec.structs.replace(config, note_passages=log.shows("debug"), epoch=epoch)
     machine = BrokerServer(config, entropy=Entropy(os.urandom(32)))
     for warning in config.rules.warnings:
         log.say("warning", "rule without effect", rule=warning)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,7 +16,15 @@ import trio
 
 from towline.core import LIMITS, Entropy, RemoteProtocolError, Secret, Step
 from towline.core.http import Courier
-from towline.core.registry import CheckStep, Credentials, Registry, Role, dialect_of, find_dialect
+from towline.core.registry import (
+    CheckStep,
+    Credentials,
+    ImageReference,
+    Registry,
+    Role,
+    dialect_of,
+    find_dialect,
+)
 from towline.drivers import BlobStore, Dialer, Guard, TlsSettings, on_trio
 from towline.runtimes import logins
 from towline.runtimes.logs import plain
@@ -34,6 +43,8 @@ class Session:
         base = without_scheme(host)
         authority, _, _ = base.partition("/")
         self._total = arguments.timeout
+        # What the moment of the start is; a test may choose another.
+        self._lead = _wall(arguments) - time.time()
         self._remarks = ProgressLines(wanted=False, quiet=False, verbose=arguments.verbose)
         if arguments.tls_verify == "false" and not arguments.plain_http:
             say(f"towline: warning: the certificate of {plain(authority)} is not verified")
@@ -49,7 +60,6 @@ class Session:
             plain_http=arguments.plain_http,
             allowed_realm_hosts=arguments.realm_host,
             retries=arguments.retries,
-            epoch=time.time() - time.monotonic(),
         )
         for warning in self.registry.warnings:
             say(f"towline: warning: {plain(warning)}")
@@ -74,6 +84,8 @@ class Session:
         courier = Courier(steps, entropy=Entropy(os.urandom(32)), total=self._total or total)
 
         async def perform() -> T:
+            # A loop's clock begins anywhere, so what it lacks to the wall's is known only inside the loop.
+            self.registry.epoch = time.time() + self._lead - trio.current_time()
             value: T = await on_trio.perform(
                 courier, dialer=self._dialer, store=store, on_event=on_event or self._remarks.take
             )
@@ -90,6 +102,26 @@ class Session:
 def without_scheme(host: str) -> str:
     """Return a host as a registry's base has it."""
     return host.removeprefix("docker://").removeprefix("https://").removeprefix("http://")
+
+
+def _wall(arguments: argparse.Namespace) -> float:
+    if not arguments.wall_clock:
+        return time.time()
+    return datetime.fromisoformat(arguments.wall_clock).timestamp()
+
+
+def image_session(arguments: argparse.Namespace, text: str) -> tuple[ImageReference, Session]:
+    """Return the image that a person names, and the registry that has it.
+
+    Raises:  invalid-reference, and what a Session raises
+    """
+    if not arguments.registry:
+        image = ImageReference.from_user(without_scheme(text))
+        return image, Session(arguments, image.api_host, image.path)
+    base = without_scheme(arguments.registry)
+    # The name stands for itself: its domain is only there because a reference has one.
+    image = ImageReference.from_user(f"{base.partition('/')[0]}/{text}")
+    return image, Session(arguments, base, image.path)
 
 
 def _role(arguments: argparse.Namespace) -> Role | None:

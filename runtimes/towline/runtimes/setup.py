@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 from pathlib import Path
 
 from towline._version import VERSION
@@ -97,7 +96,6 @@ def server_config(settings: Settings) -> BrokerServerConfig:
         # Of `broker-server-7` the dispatcher knows the 7.
         server_id=host_name.rpartition("-")[2],
         host_name=host_name,
-        epoch=time.time() - time.monotonic(),
         variables={name: Secret(value) for name, value in os.environ.items()},
     )
 

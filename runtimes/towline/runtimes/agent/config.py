@@ -23,7 +23,8 @@ class AgentConfig(Record, frozen=True):
     """One agent's settings. `login` is its own (the CR_* variables), `registries` are those with an id.
 
     `callback_urls` are the only ones results may be posted to; without any the first that a request names is
-    pinned. `surroundings` are what a cloud's login draws on. `allow_http` are registries, as host or host:port, that are reached in clear text.
+    pinned. `surroundings` are what a cloud's login draws on. `allow_http` are registries, as host or host:port, that
+    are reached in clear text.
     """
 
     host: str = "0.0.0.0"

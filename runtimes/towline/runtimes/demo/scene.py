@@ -12,7 +12,6 @@ import signal
 import socket
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -160,7 +159,6 @@ class Scene:
             token=token,
             agent_url=f"http://127.0.0.1:{up.port}",
             client_url=client_url,
-            epoch=time.time() - time.monotonic(),
         )
         await programs.start(_client, client_config, Listener("127.0.0.1", port), HopLog(self._hops, "client"), stop)
         return f"http://127.0.0.1:{server}", token
