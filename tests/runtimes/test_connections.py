@@ -202,7 +202,7 @@ CR_PASSWORD = "c4n4ry"
 CR_USERNAME = "me"
 
 [connections.four]
-token = "four"
+token = "a-fourth"
 agent_url = "http://a"
 server_url = "http://s"
 type = "github"
@@ -234,6 +234,13 @@ def test_names_that_are_one_in_a_path() -> None:
         "connection 2: expected a name of its own, and hub comes twice",
         "1 error",
     ]
+
+
+def test_a_name_that_holds_the_token() -> None:
+    token = "c4n4ry-0000-4000-8000-00000000000a"
+    text = f'[connections."hub {token}"]\ntoken = "{token}"\nserver_url = "http://s"\nagent_url = "http://a"\n'
+    told = faults(lambda: client_config(ours(text)))
+    assert told == ["towline.toml:1 connections: the name of a connection holds its token", "1 error"]
 
 
 def test_other_programs_pass_connections_over() -> None:

@@ -133,6 +133,9 @@ def _connections(settings: Settings) -> tuple[ConnectionConfig, ...]:
             faults.append(f"{where}: token is not set")
         elif (other := tokens.setdefault(token.reveal().lower(), own.name)) != own.name:
             faults.append(f"{where}: its token is that of {other}")
+        elif token.reveal().lower() in own.name.lower():
+            # The name stands in paths, in answers and in the log.
+            faults.append(f"{own.place} connections: the name of a connection holds its token")
         for key, fallback in (("server_url", "client.server_url"), ("agent_url", "client.agent_url")):
             alone = key == "agent_url" or not (own.get("server_urls") or settings["client.server_urls"])
             if alone and not (own.get(key) or settings[fallback]):

@@ -342,6 +342,28 @@ def test_a_check_that_hangs_is_answered_in_its_time() -> None:
     assert results(brokers)["rest-api-status"] == "error"
 
 
+# ── the system check ──────────────────────────────────────────────────────────
+@pytest.mark.parametrize(
+    ("client", "sent", "shown"),
+    [
+        ({"check_basics": (Secret("user:passw0rd"),)}, ["Basic dXNlcjpwYXNzdzByZA=="], ["use***0rd"]),
+        (
+            {"check_authorizations": (Secret("Bearer one"), Secret("two"))},
+            ["Bearer one", "two"],
+            ["Bea***one", "***"],
+        ),
+        ({"variables": {"CR_CREDENTIALS": "none", "CR_CREDENTIALS_POOL": "first1,other2"}}, None, ["***", "***"]),
+        ({"variables": {}}, [None], [None]),
+    ],
+)
+def test_every_credential_is_tried(client: dict[str, Any], sent: list[str | None] | None, shown: list[Any]) -> None:
+    brokers = Brokers(client=client)
+    told = json.loads(brokers.ask("/systemcheck", port=CLIENT).body)
+    assert [one["maskedCredentials"] for one in told] == shown
+    asked = [head.get("authorization") for head, _ in brokers.upstream.requests]
+    assert asked == (["first1", "other2"] if sent is None else sent)
+
+
 # ── webhooks ──────────────────────────────────────────────────────────────────
 HOOKS = AcceptRules.load({"public": [{"method": "POST", "path": "/webhook/*"}]})
 
@@ -509,6 +531,20 @@ def test_the_dispatcher_is_where_it_is_said_to_be() -> None:
     Brokers(world=world, client=client)
     assert dispatcher.requests[0][0].target.startswith("/x/p/")
     assert b'"deployment_location":"here"' in dispatcher.requests[0][1]
+
+
+def test_the_dispatcher_is_asked_anew_when_its_server_cannot_be_reached() -> None:
+    brokers, dispatcher = available(named("7"))
+    dispatcher.answer = named("8")
+    brokers.world.refusing.add(SERVER)
+    for end in list(brokers.client.ends.values()):
+        if end.other is not None and end.other.party is brokers.server:
+            brokers.world.cut_link(end)
+    brokers.world.run(10.0)
+    assert queries(brokers) == [(("server_id", "8"),)] * 2
+    brokers.world.refusing.clear()
+    brokers.world.run(30.0)
+    assert brokers.relay("/x").status == 200
 
 
 # ── several servers ───────────────────────────────────────────────────────────

@@ -12,7 +12,7 @@ from towline.core._contract import Record
 from towline.core._errors import RemoteProtocolError
 from towline.core._secret import Secret
 from towline.core.broker._checks import CheckConfig, Credential
-from towline.core.broker._expand import Variables
+from towline.core.broker._expand import Variables, entries_of
 from towline.core.broker._filter import basic_authorization, in_clear_text
 from towline.core.broker._ids import hashed_token
 from towline.core.broker._rules import DEFAULT_AGENT_RULES, AcceptRules
@@ -99,10 +99,8 @@ class ConnectionConfig(Record, frozen=True, kw_only=True):
             url = read_url(self.check_url, "the check's URL")
         elif self.agent_url is not None:
             url = read_url(self.agent_url.rstrip("/") + "/systemcheck", "the agent's URL")
-            own = self.variables.get(ONLY_TO_AGENT)
-            if not credentials and own:
-                secret = own if isinstance(own, Secret) else Secret(own)
-                credentials = (Credential(secret, secret),)
+            if not credentials:
+                credentials = tuple(Credential(entry, entry) for entry in entries_of(ONLY_TO_AGENT, self.variables))
         else:
             return None
         return CheckConfig(in_clear_text(url) if insecure else url, self.check_method, credentials)

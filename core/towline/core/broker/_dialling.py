@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from towline.core._contract import Instant, Record
 from towline.core._entropy import Entropy
@@ -17,6 +17,9 @@ from towline.core.broker._dispatch import Asking, Dispatch
 from towline.core.broker._job import Tunnel
 from towline.core.broker._outgoing import Errand, Outgoing
 from towline.core.http import ClientEvent
+
+# Failed attempts after which the dispatcher is asked anew.
+_MISSES: Final = 3
 
 
 class TunnelsEnded(Record, frozen=True):
@@ -76,6 +79,9 @@ class Dialling:
 
     def lost(self, tunnel: Tunnel, now: Instant) -> None:
         self._authentication.lost(tunnel, now)
+        if tunnel.failures and tunnel.failures % _MISSES == 0:
+            # Perhaps the server that it belongs to is no more.
+            self._dispatch.again(tunnel.connection, now)
 
     def happened(self, errand: Errand, event: ClientEvent, now: Instant) -> None:
         """Take what came of a request for a token, or of one to the dispatcher."""

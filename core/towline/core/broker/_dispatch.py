@@ -82,6 +82,13 @@ class Dispatch:
         asking = self._askings[connection] = Asking(connection)
         self._ask(asking, now)
 
+    def again(self, connection: Connection, now: Instant) -> None:
+        """Ask anew for a connection whose server cannot be reached. Its tunnels do not wait for the answer."""
+        asking = self._askings.get(connection)
+        if asking is not None and asking.errand is None:
+            asking.attempt = 0
+            self._ask(asking, now)
+
     def happened(self, errand: Errand, event: ClientEvent, now: Instant) -> None:
         asking: Asking = errand.owner
         if errand is not asking.errand:

@@ -10,12 +10,22 @@ from towline.core._secret import Secret
 
 Variables: TypeAlias = Mapping[str, str | Secret]
 
+POOL: Final = "_POOL"
+
 _PLACEHOLDER: Final = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
 def reveal(value: str | Secret) -> str:
     """Return a variable's text. Only for what goes on the wire."""
     return value.reveal() if isinstance(value, Secret) else value
+
+
+def entries_of(name: str, variables: Variables) -> tuple[Secret, ...]:
+    """Return what a variable may stand for: the entries of `NAME_POOL` where there are some, else its one value."""
+    pool = reveal(variables.get(name + POOL, ""))
+    entries = tuple(Secret(entry) for part in pool.split(",") if (entry := part.strip()))
+    value = reveal(variables.get(name, ""))
+    return entries or ((Secret(value),) if value else ())
 
 
 def names_in(text: str) -> list[str]:

@@ -17,14 +17,13 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._secret import Secret
 from towline.core.broker._client_config import BrokerClientConfig, ConnectionConfig
-from towline.core.broker._expand import Variables, names_in, reveal
+from towline.core.broker._expand import POOL, Variables, entries_of, names_in, reveal
 from towline.core.broker._filter import Allowed, Filter, where_to
 from towline.core.broker._rules import Rule
 from towline.core.broker._substitution import MARKER_HEADER, MARKER_KEY, substitutable
 from towline.core.http import Origin
 from towline.core.tunnel import RequestPayload
 
-_POOL: Final = "_POOL"
 _MARKER: Final = MARKER_KEY.encode()
 
 
@@ -102,17 +101,12 @@ class Outlook:
                 try:
                     where_to(rule, {**variables, name: entry}, insecure=self._insecure)
                 except RemoteProtocolError:
-                    self.warnings.append(f"rule {at}: its origin leads nowhere with entry {place} of {name}{_POOL}")
+                    self.warnings.append(f"rule {at}: its origin leads nowhere with entry {place} of {name}{POOL}")
 
 
 def _pools(variables: Variables) -> dict[str, tuple[Secret, ...]]:
-    pools = {}
-    for name, value in variables.items():
-        if name.endswith(_POOL):
-            entries = tuple(Secret(entry) for part in reveal(value).split(",") if (entry := part.strip()))
-            if entries:
-                pools[name.removesuffix(_POOL)] = entries
-    return pools
+    names = [name.removesuffix(POOL) for name in variables if name.endswith(POOL)]
+    return {name: entries_of(name, variables) for name in names if reveal(variables[name + POOL]).strip(", ")}
 
 
 def _named(rule: Rule) -> Iterator[str]:
