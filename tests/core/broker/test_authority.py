@@ -123,6 +123,39 @@ def test_an_authorization_that_nobody_asked_for_is_nothing() -> None:
     assert serving.ask("/healthcheck").status == 200
 
 
+def test_a_credential_is_passed_on_as_it_came() -> None:
+    serving = Guarded()
+    got = serving.ask(
+        f"/primus/{TOKEN}/?EIO=4&transport=polling",
+        headers=(("authorization", "Bearer caf\u00e9"), ("x-snyk-broker-client-id", "c")),
+    )
+    ((head, _),) = serving.gateway.requests
+    assert (got.status, head.get("authorization")) == (200, "Bearer caf\u00e9")
+
+
+def test_what_else_a_gateway_says_is_not_read() -> None:
+    serving = Guarded()
+    serving.gateway.answer = lambda head, body: (201, [], [b"x" * 70_000, "hang"])
+    party, client = serving.shows()
+    assert not client.closed
+    assert len(serving.gateway.lost) == 1
+    serving.world.kill(party)
+    serving.gateway.answer = lambda head, body: (201, [("content-length", "5")], [b"hello"])
+    _, client = serving.shows()
+    assert not client.closed
+
+
+def test_who_leaves_while_the_gateway_thinks_is_forgotten() -> None:
+    serving = Guarded()
+    _, client = serving.shows()
+    serving.gateway.answer = lambda head, body: (201, [], ["hang"])
+    renewing = serving.renew(jwt(serial=1))
+    assert renewing.pending
+    serving.callers.leave(renewing)
+    serving.world.run(10.0)
+    assert not client.closed
+
+
 # ── uploads ───────────────────────────────────────────────────────────────────
 def test_an_upload_shows_the_same_application() -> None:
     serving = Guarded()

@@ -9,8 +9,9 @@ from urllib.parse import parse_qs
 from worlds.brokers import TOKEN, Serving
 from worlds.world import Upstream, World
 
-from towline.core import Finished
+from towline.core import Finished, Limits
 from towline.core.broker import Stop
+from towline.core.broker._dispatcher import AT_ONCE
 from towline.core.broker._ids import hashed_token
 
 DISPATCHER = 9500
@@ -125,6 +126,17 @@ def test_a_dispatcher_that_is_away_delays_the_end_a_little_only() -> None:
 def test_an_endless_answer_is_not_read() -> None:
     serving = Reported(lambda head, body: (200, [], [b"x" * 65537, "hang"]))
     assert serving.machine.figures().told == {"success": 1, "failure": 0}
+
+
+def test_what_waits_is_bounded_and_the_oldest_is_forgotten() -> None:
+    serving = Reported(lambda head, body: (200, [], ["hang"]), limits=Limits(tunnel_sockets=3))
+    serving.world.run(1.0)
+    for number in range(AT_ONCE + 5):
+        party, _ = serving.client(f"token-{number}")
+        serving.world.kill(party)
+    # The server's own report and one of most tokens are being told; three more may wait, and their end is all they say.
+    assert len(serving.machine._dispatcher._waiting) == 3  # type: ignore[union-attr]
+    assert serving.machine.figures().told["failure"] > 0
 
 
 def test_only_the_last_of_what_waits_is_told() -> None:

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from towline.core import WAKE, Entropy, Record, Secret
+from towline.core import LIMITS, WAKE, Entropy, Limits, Record, Secret
 from towline.core.http import ServerRequest
 from towline.core.tunnel import AuthorizationAsked, HostConfig, Reply, SessionClosed, SessionOpened, TunnelHost
 
@@ -27,8 +27,9 @@ def shows(authorization: str, client_id: str = "c") -> dict[str, str]:
 class Door:
     """A host that asks before it opens, and what it said."""
 
-    def __init__(self, **more: float) -> None:
-        self.host = TunnelHost(HostConfig(authorization=True, **more), entropy=Entropy(b"door" * 8))  # type: ignore[arg-type]
+    def __init__(self, limits: Limits = LIMITS, *, silence: float = 35.0, ping_interval: float = 25.0) -> None:
+        config = HostConfig(authorization=True, silence=silence, ping_interval=ping_interval)
+        self.host = TunnelHost(config, entropy=Entropy(b"door" * 8), limits=limits)
         self.said: list[Record] = []
         self._taken = 0
 
@@ -90,6 +91,14 @@ def test_what_is_asked_and_what_a_refusal_looks_like() -> None:
     assert (reply.status, reply.body) == (401, b'{"error":"Invalid credentials."}')
     door.host.authorize(1, None, now=0.0)  # the second answer to one question says nothing
     assert door.drain() == []
+
+
+def test_so_many_are_looked_at_and_no_more() -> None:
+    door = Door(limits=Limits(tunnel_sockets=2))
+    said = [door.ask(shows(jwt("app"), f"c-{number}"))[0] for number in range(3)]
+    assert [type(one) for one in said] == [AuthorizationAsked, AuthorizationAsked, Reply]
+    assert isinstance(said[2], Reply)
+    assert said[2].status == 503
 
 
 def test_who_cannot_be_asked_means_try_again() -> None:

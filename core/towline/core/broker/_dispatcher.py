@@ -17,7 +17,6 @@ import msgspec
 
 from towline.core._contract import Instant
 from towline.core._entropy import Entropy
-from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, Head
 from towline.core._wire import Note
@@ -192,11 +191,7 @@ class Dispatcher:
             report, report.method, self._url, report.target, headers, report.body or b"",
             repeatable=True, patience=REPORT_SECONDS, retries=0,
         )  # fmt: skip
-        try:
-            self._outgoing.begin(errand, now)
-        except RemoteProtocolError as error:
-            report.attempt = REPORT_RETRIES
-            self._failed(report, error.message, now)
+        self._outgoing.begin(errand, now)
 
     def _over(self, report: Report, now: Instant) -> None:
         if report.status >= 300:
