@@ -6,10 +6,11 @@ import json
 
 import pytest
 from worlds.brokers import TOKEN, Serving
+from worlds.nodes import ClusterWorld
 from worlds.world import Answer
 
-from towline.core import Finished
-from towline.core.broker import CallbackArrived, Stop, encode_upload_head
+from towline.core import WAKE, Finished
+from towline.core.broker import CallbackArrived, Stop, TokenLeft, encode_upload_head
 from towline.core.http import Answer as Reply
 from towline.core.http import Asked
 
@@ -129,3 +130,17 @@ def test_a_second_stop_moves_the_end() -> None:
     stop(serving, 1.0)
     serving.world.run(1.1)
     assert over(serving)
+
+
+def test_where_a_client_stops_the_one_at_another_node_is_asked() -> None:
+    world = ClusterWorld()
+    party, first = world.client(1, "c-1")
+    _, second = world.client(2, "c-2")
+    first.emit("terminate", {"signal": "SIGTERM"})
+    world.tell(party, WAKE)
+    world.run(0.1)
+    assert len(world.nodes[0].party.of(TokenLeft)) == 1
+    waiting = world.relay(1, "/x")
+    assert (len(first.asked), len(second.asked)) == (0, 1)
+    world.upload(2, second.asked[0]["streamingID"], HEAD + b"body")
+    assert (waiting.status, waiting.body) == (200, b"body")
