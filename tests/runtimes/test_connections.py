@@ -51,7 +51,11 @@ CR_CREDENTIALS = "c4n4ry-finished"
 STOCK: dict[str, Any] = {
     "BROKER_CLIENT_CONFIGURATION": {
         "common": {
-            "default": {"BROKER_SERVER_URL": "https://broker.example", "BROKER_HA_MODE_ENABLED": True},
+            "default": {
+                "BROKER_SERVER_URL": "https://broker.example",
+                "BROKER_HA_MODE_ENABLED": True,
+                "RULES_ONLY": "$CLIENT",
+            },
             "oauth": {"clientId": "${CLIENT}", "clientSecret": "c4n4ry-oauth"},
         },
         "docker-hub": {"default": {"CR_BASE": "docker.io"}, "required": {"CR_PASSWORD": ""}, "validations": []},
@@ -260,6 +264,8 @@ def test_connections_of_the_stock_file() -> None:
         "https://broker.example",
     )
     assert config.high_availability is True
+    assert mine.variables["RULES_ONLY"] == Secret("client-id")
+    assert "BROKER_HA_MODE_ENABLED" not in mine.variables
     assert login(mine) == {
         "type": "docker-hub",
         "username": "client-id",

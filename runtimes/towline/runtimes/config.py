@@ -114,7 +114,8 @@ def _universal(environment: Mapping[str, str], filed: Mapping[str, tuple[Any, st
             "SKIP_REMOTE_CONFIG=true, or list them as [connections.NAME] in this program's own file"
         )
         return Universal()
-    return read_universal(Path(asked["client.universal_config"]), environment, faults)
+    known = {name for row in SETTINGS for name in row.variables}
+    return read_universal(Path(asked["client.universal_config"]), environment, known, faults)
 
 
 def _take(

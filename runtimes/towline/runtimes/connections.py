@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -209,8 +209,13 @@ def read_connections(
     return tuple(found)
 
 
-def read_universal(path: Path, environment: Mapping[str, str], faults: list[str]) -> Universal:
-    """Read the stock universal client's file (broker-protocol.md §4.4). What is wrong is added to `faults`."""
+def read_universal(
+    path: Path, environment: Mapping[str, str], settings: Collection[str], faults: list[str]
+) -> Universal:
+    """Read the stock universal client's file (broker-protocol.md §4.4). What is wrong is added to `faults`.
+
+    What it says for all is an environment for the `settings` of this client, and a variable of every connection else.
+    """
     try:
         with path.open(encoding="utf-8") as file:
             content = file.read(_LARGEST)
@@ -224,6 +229,7 @@ def read_universal(path: Path, environment: Mapping[str, str], faults: list[str]
         faults.append(f"{path}: expected CONNECTIONS with at least one connection")
         return Universal()
     general, types, unmapped = _client_configuration(tree, reader)
+    shared = {name: Secret(value) for name, value in general.items() if name not in settings}
     found = []
     for name, own in listed.items():
         if not isinstance(own, dict):
@@ -242,9 +248,8 @@ def read_universal(path: Path, environment: Mapping[str, str], faults: list[str]
                 unmapped.append(f"CONNECTIONS.{name}.{key}")
         contexts = reader.contexts(own.get("contexts"), "CONNECTIONS", name, "contexts")
         place = reader.place("CONNECTIONS", name)
-        found.append(
-            ConnectionSettings(name, place, values, reader.variables(variables, "CONNECTIONS", name), contexts)
-        )
+        mine = shared | reader.variables(variables, "CONNECTIONS", name)
+        found.append(ConnectionSettings(name, place, values, mine, contexts))
     return Universal(tuple(found), general, tuple(unmapped))
 
 
