@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from typing import Any
 
 import msgspec
 import pytest
-from worlds.brokers import SERVER_RULES, TOKEN, Serving, plain
+from worlds.brokers import SERVER_RULES, TOKEN, HandMade, Serving, plain
 from worlds.nodes import EPOCH, ClusterWorld
 from worlds.world import Answer, Upstream
 
@@ -481,6 +482,34 @@ def test_a_page_of_too_much_and_an_asker_that_leaves() -> None:
     world.tell(world.caller, WAKE)
     world.run(LIMITS.node_answer)
     assert len(world.nodes[1].machine._forwarding or ()) == 0
+
+
+# ── clients that prove who they are ───────────────────────────────────────────
+def test_a_credential_is_renewed_and_an_upload_is_judged_where_the_tunnel_is() -> None:
+    shown = "Bearer e30." + base64.urlsafe_b64encode(b'{"azp":"app"}').decode().rstrip("=") + ".c2ln"
+    world = ClusterWorld(authorization="gateway", gateway_url="http://gateway:9400")
+    asked = Upstream(lambda head, body: (201, [("content-length", "0")], []))
+    world.add("gateway", asked, 9400)
+    made = HandMade(TOKEN, port=world.nodes[0].port, authorization=Secret(shown))
+    world.add("client", made)
+    world.run(0.1)
+    waiting = world.relay(2, "/x")
+    path = f"/hidden/brokers/response-data/{TOKEN}/{made.asked[0]['streamingID']}"
+    assert world.ask(2, path, "POST", body=HEAD + b"body").status == 401
+    done = world.ask(2, path, "POST", body=HEAD + b"body", headers=(("Authorization", shown),))
+    assert (done.status, waiting.body) == (200, b"body")
+    renewal = f"/hidden/brokers/connections/{TOKEN}/auth/refresh?connection_role=primary"
+    who = {"data": {"type": "broker_connection", "attributes": {"broker_client_id": "hand-made"}}}
+    headers = (("Authorization", shown), ("Content-Type", "application/vnd.api+json"))
+    before = len(asked.requests)
+    got = world.ask(2, renewal, "POST", headers=headers, body=json.dumps(who).encode())
+    assert (got.status, got.body) == (201, b"OK")
+    assert len(asked.requests) == before + 1
+    stranger = json.dumps(who).replace("hand-made", "stranger").encode()
+    got = world.ask(2, renewal, "POST", headers=headers, body=stranger)
+    assert got.status == 503, "its tunnel may be about to move"
+    got = world.ask(2, renewal.replace(TOKEN, "nobody"), "POST", headers=headers, body=stranger)
+    assert got.status == 401
 
 
 # ── what a node believes ──────────────────────────────────────────────────────

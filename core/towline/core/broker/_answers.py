@@ -15,6 +15,8 @@ WS_RESPONSE: Final = "x-broker-ws-response"
 
 # Why no client serves a token.
 Missing: TypeAlias = Literal["no-connection", "connection-not-ready", "bad-request"]
+# Status, headers and body of a whole answer.
+WholeAnswer: TypeAlias = tuple[int, list[tuple[str, str]], bytes]
 
 DENIED_OVER_HTTP: Final = "Request does not match any accept rule, blocking HTTP request"
 DENIED_OVER_TUNNEL: Final = "[Websocket Flow][Blocked Request] Does not match any accept rule"
@@ -25,7 +27,14 @@ def compact(document: object) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
-def no_client(missing: Missing) -> tuple[int, list[tuple[str, str]], bytes]:
+UNKNOWN_STREAM: Final[WholeAnswer] = (
+    500,
+    [JSON],
+    compact({"message": "Unable to find request matching streaming id."}),
+)
+
+
+def no_client(missing: Missing) -> WholeAnswer:
     """Return status, headers and body for a token that no client serves at the moment, by the reason."""
     status = {"no-connection": 404, "connection-not-ready": 503, "bad-request": 400}[missing]
     headers = [("x-broker-failure", missing), JSON]
@@ -34,7 +43,7 @@ def no_client(missing: Missing) -> tuple[int, list[tuple[str, str]], bytes]:
     return status, headers, compact({"ok": False})
 
 
-def clients_page(clients: list[Any]) -> tuple[int, list[tuple[str, str]], bytes]:
+def clients_page(clients: list[Any]) -> WholeAnswer:
     """Return status, headers and body of the page that shows a token's clients."""
     if not clients:
         return 404, [JSON, ("x-broker-failure", "no-connection")], compact({"ok": False})

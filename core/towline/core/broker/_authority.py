@@ -23,6 +23,7 @@ from towline.core._secret import Secret
 from towline.core.broker._answers import RETRY_SOON
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._directory import Directory, Session
+from towline.core.broker._forwarding import Forwarding
 from towline.core.broker._outgoing import Errand, Outgoing
 from towline.core.http import ClientEvent, Url
 from towline.core.tunnel import AuthorizationAsked, TunnelHost
@@ -67,6 +68,7 @@ class Authority:
         wishes: deque[Any],
         *,
         gateway: str | None,
+        forwarding: Forwarding | None,
         limits: Limits = LIMITS,
     ) -> None:
         self._desk = desk
@@ -75,6 +77,7 @@ class Authority:
         self._outgoing = outgoing
         self._wishes = wishes
         self._gateway = None if gateway is None else Url.parse(gateway, "invalid-configuration")
+        self._forwarding = forwarding
         self._limits = limits
         # Credentials that are being renewed: by their visit's number, the visit, the session and what was shown.
         self._renewals: dict[int, tuple[Visit, Session, Secret]] = {}
@@ -129,6 +132,13 @@ class Authority:
             ),
             None,
         )
+        if session is None and self._forwarding is not None:
+            # The tunnel is at another node, or at none.
+            if visit.node is None:
+                self._forwarding.call(visit, token, (401, [_TEXT], _MISSING.encode()), now)
+            else:
+                self._forwarding.peers.turn_away(visit, now)
+            return
         if session is None or not client_id or authorization[:7].lower() != "bearer ":
             self._desk.respond(visit, 401, (_TEXT,), _MISSING.encode(), now=now)
             return

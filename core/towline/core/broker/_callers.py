@@ -105,7 +105,7 @@ class Callers:
         elif self._forwarding is None:
             self._calls.lose(lost, now)
         elif visit.node is None:
-            self._forwarding.call(visit, token, "connection-not-ready", now)
+            self._forwarding.call(visit, token, no_client("connection-not-ready"), now)
         else:
             self._forwarding.peers.turn_away(visit, now)
 
@@ -120,7 +120,7 @@ class Callers:
             self._calls.count_refusal(visit, status, found)
             self._desk.respond(visit, status, headers, body, now=now)
         elif visit.node is None:
-            self._forwarding.call(visit, token, found, now)
+            self._forwarding.call(visit, token, no_client(found), now)
         else:
             self._forwarding.peers.turn_away(visit, now)
         return None

@@ -18,7 +18,7 @@ from towline.core._contract import Data, Instant
 from towline.core._errors import RemoteProtocolError, TowlineError
 from towline.core._limits import LIMITS, Limits
 from towline.core.broker._alarms import Alarms
-from towline.core.broker._answers import JSON, RETRY_SOON, compact, payload_body
+from towline.core.broker._answers import JSON, RETRY_SOON, UNKNOWN_STREAM, compact, payload_body
 from towline.core.broker._call import Call
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._directory import Session
@@ -30,7 +30,6 @@ from towline.core.broker._upload import UploadDecoder, UploadHead, answer_head, 
 from towline.core.tunnel import TunnelBusy, TunnelHost, read_chunk, write_cancel, write_request
 
 _STRANGER: Final = {"message": "Invalid Broker client credentials."}
-_UNKNOWN_STREAM: Final = {"message": "Unable to find request matching streaming id."}
 
 
 class Calls:
@@ -132,7 +131,8 @@ class Calls:
             or not hmac.compare_digest(unquote(token).lower().encode(), call.session.token.encode())
             or (role and call.session.role and role != call.session.role)
         ):
-            self._desk.respond(visit, 500, (JSON,), compact(_UNKNOWN_STREAM), now=now)
+            status, headers, body = UNKNOWN_STREAM
+            self._desk.respond(visit, status, headers, body, now=now)
             return
         if self._authorization and not self._host.vouches(call.session.number, visit.head.get("authorization") or ""):
             self._desk.respond(visit, 401, (JSON,), compact(_STRANGER), now=now)

@@ -20,7 +20,7 @@ from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, Head
 from towline.core._wire import Ended, Filled, LinkNumbers, Lost, Note, Opened, Received
 from towline.core.broker._alarms import earliest
-from towline.core.broker._answers import JSON, RETRY_SOON, Missing, compact, no_client
+from towline.core.broker._answers import JSON, RETRY_SOON, UNKNOWN_STREAM, WholeAnswer, compact, no_client
 from towline.core.broker._clients_page import ClientsPages, Page, Part
 from towline.core.broker._cluster import NODE_HEADER, ClusterConfig, Node, node_number
 from towline.core.broker._desk import Desk, Visit
@@ -39,15 +39,15 @@ class _Forward:
     """One request on its way through another node."""
 
     __slots__ = (
-        "begun", "ended", "errand", "held", "held_bytes", "missing", "node", "nodes", "proof", "streams", "token",
+        "begun", "ended", "errand", "held", "held_bytes", "nobody", "node", "nodes", "proof", "streams", "token",
         "tried", "turned_away", "visit",
     )  # fmt: skip
 
-    def __init__(self, visit: Visit, token: str, missing: Missing) -> None:
+    def __init__(self, visit: Visit, token: str, nobody: WholeAnswer) -> None:
         self.visit = visit
         self.token = token
-        # Why nobody here serves the token.
-        self.missing: Missing = missing
+        # The answer where no node has what is asked for.
+        self.nobody = nobody
         # Nodes that may still be asked, the best one first.
         self.nodes: deque[Node] = deque()
         self.node: Node | None = None
@@ -99,9 +99,9 @@ class Forwarding:
         return earliest(self._outgoing.deadline(), self.nodes.deadline())
 
     # ── from callers and clients ───────────────────────────────────────────────
-    def call(self, visit: Visit, token: str, missing: Missing, now: Instant) -> None:
-        """Have a caller's request answered where the token's client is."""
-        forward = _Forward(visit, token, missing)
+    def call(self, visit: Visit, token: str, nobody: WholeAnswer, now: Instant) -> None:
+        """Have a request answered where the token's client is; by `nobody` if that is nowhere."""
+        forward = _Forward(visit, token, nobody)
         self._under_way[visit.number] = forward
         holders = self.nodes.holders(token, forward, now)
         if holders is not None:
@@ -112,7 +112,7 @@ class Forwarding:
         number = node_number(stream)
         if number in (0, self.nodes.number):
             return False
-        forward = _Forward(visit, "", "no-connection")
+        forward = _Forward(visit, "", UNKNOWN_STREAM)
         self._under_way[visit.number] = forward
         node = self.nodes.node(number, forward, now)
         if node is not None:
@@ -212,12 +212,10 @@ class Forwarding:
                 self._send(forward, node, now)
                 return
             forward.tried = True
-        if forward.streams:
-            self._fail(forward, 500, "TUNNEL_PROTOCOL", "Unable to find request matching streaming id.", now)
-            return
         self._tally.forward("no-client")
         del self._under_way[forward.visit.number]
-        status, headers, body = no_client("connection-not-ready" if forward.tried else forward.missing)
+        again = forward.tried and not forward.streams
+        status, headers, body = no_client("connection-not-ready") if again else forward.nobody
         self._desk.respond(forward.visit, status, headers, body, now=now)
 
     def _send(self, forward: _Forward, node: Node, now: Instant) -> None:

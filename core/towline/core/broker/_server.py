@@ -142,9 +142,8 @@ class BrokerServer:
         self._authority = None
         if self._authorization:
             gateway = config.gateway_url if config.authorization == "gateway" else None
-            self._authority = Authority(
-                self._desk, self._host, self._directory, self._outgoing, self._wishes, gateway=gateway, limits=limits
-            )
+            parts = (self._desk, self._host, self._directory, self._outgoing, self._wishes)
+            self._authority = Authority(*parts, gateway=gateway, forwarding=self._forwarding, limits=limits)
         self._dispatcher = None
         if config.dispatcher_url is not None:
             self._dispatcher = Dispatcher(
