@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from vectors import served
+from vectors import registry_page, served
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -45,3 +45,8 @@ def test_a_doctored_one_fails(change: dict[str, Any], tmp_path: Path) -> None:
 
 def test_and_undoctored_it_passes(tmp_path: Path) -> None:
     assert doctored({}, tmp_path) is None
+
+
+def test_the_page_of_registries_claims_what_is_run() -> None:
+    assert registry_page.PAGE.read_text() == registry_page.page()
+    assert {"server", "command", "machine"} <= {how for row in registry_page.proofs().values() for how in row.values()}
