@@ -26,6 +26,7 @@ from typing import Any, Final
 
 from agent_tools import call
 from interop.chain import Program, free_port, towline, wait
+from needed import SNYK_BROKER_CACHE, need_peer
 from redis_tools import RedisServer
 
 TOKEN: Final = "5e8f0a12-9d3b-4c64-8a51-6b8c1d2e3f40"
@@ -140,6 +141,18 @@ class Nodes:
             json.dumps({"private": [{"method": "any", "path": "/*", "origin": "${CR_AGENT_URL}"}], "public": []})
         )
         return rules
+
+    def stock_client(self, number: int) -> Program:
+        """The real snyk-broker's client, not started, that connects to a node."""
+        program = need_peer("snyk-broker-client")
+        words = ["--port", str(free_port()), "--server", f"http://127.0.0.1:{self.ports[number]}"]
+        words += ["--token", TOKEN, "--cr-agent-url", f"http://127.0.0.1:{self.upstream.port}"]
+        words += ["--accept", str(self._rules())]
+        made = Program(
+            self.folder / "stock", "client", [program, *words], {"SNYK_BROKER_CACHE": str(SNYK_BROKER_CACHE)}
+        )
+        self.clients.append(made)
+        return made
 
     def client_of_both(self) -> Program:
         """A client, not started, that has one of its tunnels to each node."""

@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import os
 import re
+import signal
 import subprocess
 import threading
 import time
@@ -214,6 +215,40 @@ def test_a_client_with_a_tunnel_to_each_node_loses_one_of_them(tmp_path: Path) -
             # Served at once, before its tunnel is back: the other node has one.
             callers.await_good(0, 2.0, time.monotonic(), cluster.said)
             wait(lambda: [cluster.clients_seen(it) for it in (0, 1)] == [2, 2], 60, cluster.said)
+        assert callers.wrong == []
+
+
+def test_the_stock_client_serves_callers_of_both_nodes(tmp_path: Path) -> None:
+    need_peer("snyk-broker-client")
+    with nodes(tmp_path, lease=2.0) as cluster:
+        for client in cluster.clients:
+            client.stop()
+        cluster.stock_client(0).start()
+        wait(lambda: [cluster.clients_seen(it) for it in (0, 1)] == [2, 2], 30, cluster.said)
+        with Callers(cluster.ports) as callers:
+            wait(lambda: len(callers.since(0.0, 1)) > 100, 30, cluster.said)
+        assert callers.wrong == []
+        assert {it.what for it in callers.told} == {200}
+
+
+def test_a_node_that_freezes_is_given_up_with_its_lease(tmp_path: Path) -> None:
+    """Its sockets stand, and nothing comes: only the lease tells."""
+    lease = 2.0
+    with nodes(tmp_path, lease=lease) as cluster:
+        cluster.clients[0].stop()
+        wait(lambda: [cluster.clients_seen(it) for it in (0, 1)] == [2, 2], 20, cluster.said)
+        with Callers(cluster.ports[:1]) as callers:
+            callers.await_good(0, lease, time.monotonic(), cluster.said)
+            frozen = time.monotonic()
+            cluster.servers[1].send(signal.SIGSTOP)
+            cluster.clients[0].start()
+            # Whoever comes once a client is here is served; whoever waits for the frozen node is told at last.
+            wait(lambda: any(it.what == 200 and it.began > frozen for it in callers.since(frozen)), 20, cluster.said)
+            wait(lambda: any(it.what == 502 for it in callers.since(frozen)), 20, cluster.said)
+            told = [it for it in callers.since(frozen) if it.what != 200]
+            assert {it.what for it in told} <= {502, 503}
+            assert max(it.ended for it in told) - frozen < 2 * lease + 3.0
+            cluster.servers[1].send(signal.SIGCONT)
         assert callers.wrong == []
 
 
