@@ -13,7 +13,7 @@ import pytest
 from needed import CLONE
 
 from towline.core import LIMITS, Secret
-from towline.core.broker import BrokerClientConfig, ConnectionConfig
+from towline.core.broker import BrokerClientConfig, ConnectionConfig, RulesRead
 from towline.drivers import Listener
 from towline.runtimes.client import serve_client
 from towline.runtimes.client_setup import client_config, client_limits, client_warnings, expanded, read_rules
@@ -348,6 +348,33 @@ def test_a_client_that_reaches_no_server_ends_as_unreachable(loop: str) -> None:
         anyio.run(run, backend=loop)
     error = first(caught.value)
     assert (error.kind, exit_code(error)) == ("tunnel-refused", 3)
+
+
+def test_accept_files_are_read_again_every_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    from towline.drivers import on_trio
+
+    monkeypatch.setattr("towline.runtimes.client._REREAD_SECONDS", 0.02)
+    config = BrokerClientConfig(server_url="http://127.0.0.1:1", token=Secret("t"))
+    out = io.StringIO()
+    answers = iter([RulesRead(fault="accept.json: not now"), RulesRead()])
+
+    async def run() -> None:
+        stop = anyio.Event()
+
+        def reread() -> RulesRead:
+            said = next(answers, None)
+            if said is None:
+                stop.set()
+            return said or RulesRead()
+
+        with anyio.fail_after(10):
+            log = Log("info", "json", out)
+            await serve_client(config, on_trio, Listener("127.0.0.1", 0), log=log, stop=stop, reread=reread)
+
+    anyio.run(run, backend="trio")
+    told = [json.loads(line) for line in out.getvalue().splitlines()]
+    read = [(line["level"], line["fault"]) for line in told if line["event"] == "rules read again"]
+    assert read[:2] == [("error", "accept.json: not now"), ("info", None)]
 
 
 # ── what else the programs read ─────────────────────────────────────────────────

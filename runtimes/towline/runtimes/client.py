@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 import anyio
 import msgspec
@@ -15,6 +15,9 @@ from towline.core import LIMITS, Entropy, Limits, Note, RemoteProtocolError
 from towline.core.broker import BrokerClient, BrokerClientConfig, RulesRead, RulesWanted, Stop, TunnelsEnded
 from towline.drivers import Dialer, Driver, Listener
 from towline.runtimes.logs import Log
+
+# As the stock client does (broker-protocol.md §3.1).
+_REREAD_SECONDS: Final = 24 * 3600.0
 
 
 async def serve_client(
@@ -34,7 +37,7 @@ async def serve_client(
     """Run a broker client until `stop` is set, then finish what is under way within the drain time.
 
     Starts with the port of its own face; the tunnels come up afterwards, and come back by themselves. `reread` reads
-    the accept files again; without it the rules are those of the start. Metrics are shown at `metrics`.
+    the accept files again, every day and on wish; without it the rules are those of the start. Metrics are shown at `metrics`.
     Raises:  TowlineError("invalid-configuration") for an address that cannot be read or a port that is taken,
              "tunnel-refused" when no tunnel of any connection could be opened in all its attempts
     """
@@ -58,6 +61,8 @@ async def serve_client(
 
                 tasks.start_soon(serve_metrics, Exposition("client", machine.figures), driver, metrics, log)
             tasks.start_soon(_hear, pump, log, reread)
+            if reread is not None:
+                tasks.start_soon(_read_daily, pump, log, reread)
             await stop.wait()
             pump.tell(Stop(drain_seconds))
             await pump.finished()
@@ -65,14 +70,28 @@ async def serve_client(
         log.say("info", "client stopped")
 
 
+def _nothing_to_read() -> RulesRead:
+    return RulesRead(fault="no file was named at the start")
+
+
+def _read(pump: Any, log: Log, reread: Callable[[], RulesRead]) -> None:
+    said = reread()
+    log.say("error" if said.fault else "info", "rules read again", fault=said.fault)
+    pump.tell(said)
+
+
+async def _read_daily(pump: Any, log: Log, reread: Callable[[], RulesRead]) -> None:
+    while True:
+        await anyio.sleep(_REREAD_SECONDS)
+        _read(pump, log, reread)
+
+
 async def _hear(pump: Any, log: Log, reread: Callable[[], RulesRead] | None) -> None:
     async for event in pump.events:
         if isinstance(event, Note):
             log.note(event)
         elif isinstance(event, RulesWanted):
-            said = RulesRead(fault="no file was named at the start") if reread is None else reread()
-            log.say("error" if said.fault else "info", "rules read again", fault=said.fault)
-            pump.tell(said)
+            _read(pump, log, reread or _nothing_to_read)
         elif isinstance(event, TunnelsEnded):
             log.say("error", "tunnels ended for good", reason=event.reason)
             if event.exhausted:
