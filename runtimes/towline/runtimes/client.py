@@ -37,7 +37,8 @@ async def serve_client(
     """Run a broker client until `stop` is set, then finish what is under way within the drain time.
 
     Starts with the port of its own face; the tunnels come up afterwards, and come back by themselves. `reread` reads
-    the accept files again, every day and on wish; without it the rules are those of the start. Metrics are shown at `metrics`.
+    the accept files again, every day and on wish; without it the rules are those of the start. Metrics are shown at
+    `metrics`.
     Raises:  TowlineError("invalid-configuration") for an address that cannot be read or a port that is taken,
              "tunnel-refused" when no tunnel of any connection could be opened in all its attempts
     """
