@@ -14,7 +14,7 @@ RELAY = f"/broker/{TOKEN}"
 
 
 class Pair:
-    """`whose` client it is: "ours" or "stock". `client` and `server` are further variables of ours."""
+    """`whose` client it is: "ours" or "stock". `client` and `server` are further variables."""
 
     def __init__(self, folder: Path, whose: str, client: dict[str, str], **server: str) -> None:
         self.folder = folder
@@ -34,6 +34,7 @@ class Pair:
             return towline(self.folder, "client", **given, **more)
         argv = [need_peer("snyk-broker-client"), "--port", str(self.client_port), "--server", url]
         argv += ["--token", TOKEN, "--cr-agent-url", agent]
+        argv += [word for name, value in more.items() for word in ("--env", f"{name}={value}")]
         return Program(self.folder, "stock-client", argv, {"SNYK_BROKER_CACHE": str(SNYK_BROKER_CACHE)})
 
     def another_client(self, number: int) -> Program:
