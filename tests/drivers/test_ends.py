@@ -15,7 +15,7 @@ from drivers.loops import LOOPS, Loop
 from towline.core import Close, Drop, Ended, Finished, Lost, Open, Opened, Received, Shut, Transmit, Wake
 from towline.drivers import Dialer, Guard, Listener, _flow, testing
 from towline.drivers._kit_machines import Dials, Dropper
-from towline.drivers._links import listening
+from towline.drivers._links import Link, listening
 
 
 @pytest.fixture(params=LOOPS, ids=lambda loop: loop.name)
@@ -177,3 +177,20 @@ def test_a_name_whose_second_address_is_missing_is_listened_on(monkeypatch: pyte
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [missing])
     with pytest.raises(OSError, match="assign"):
         listening("name.test", 0)
+
+
+def test_a_link_that_was_dropped_as_it_connected_keeps_no_socket(loop: Loop) -> None:
+    """The system's word that it is connected may be on its way to the loop when the machine drops it."""
+    wish = Open(1, "127.0.0.1", 9, False)
+    ours, theirs = socket.socketpair()
+
+    async def main() -> None:
+        machine = testing.Small()
+        async with loop.open_pump(machine) as pump:
+            pump._connected(Link(1, "peer"), wish, ours)
+            assert ours.fileno() == -1
+            assert machine.facts == [Wake()]
+
+    with closing(theirs):
+        loop.run(main)
+        assert theirs.recv(1) == b""

@@ -76,6 +76,10 @@ class Flow(ABC):
 
     def _connected(self, link: Link, wish: Open, sock: socket.socket) -> None:
         """The loop has a connected socket for a link that was wished for."""
+        if self._links.get(link.number) is not link:
+            # It was dropped, or the block left, between the system's word and the loop's.
+            sock.close()
+            return
         link.cancel = None
         link.sock = sock
         try:
@@ -294,25 +298,6 @@ class Flow(ABC):
             self._start_reading(link)
 
     # ── the law of windows ───────────────────────────────────────────────────────
-    def _lend(self, lease: Lease) -> None:
-        """The turn that filled a window is over: it comes back when all who were given of it have done with it."""
-        source = lease.source
-        source.lent += 1
-        for link in lease.links:
-            if not link.has_sent(mark := link.sent + link.queued):
-                if link.leases is None:
-                    link.leases = []
-                link.leases.append((mark, lease))
-                lease.holders += 1
-        # Whoever reads for a link is held by it; what workers have leaves room for three more.
-        lease.relayed = lease.holders > 0
-        source.relayed += lease.relayed
-        for thread in lease.threads:
-            lease.holders += 1
-            thread.put(lambda: self._post(lambda: self._done(lease)))
-        lease.holders += 1
-        self._done(lease)
-
     def _pass_on(self, link: Link) -> None:
         """A link has sent, or forgotten, what it had: the windows that were part of it come back."""
         assert link.leases is not None

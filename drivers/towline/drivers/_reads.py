@@ -93,6 +93,25 @@ class Reads(Flow):
             self._lease = None
         self._lend(lease)
 
+    def _lend(self, lease: Lease) -> None:
+        """The turn that filled a window is over: it comes back when all who were given of it have done with it."""
+        source = lease.source
+        source.lent += 1
+        for link in lease.links:
+            if not link.has_sent(mark := link.sent + link.queued):
+                if link.leases is None:
+                    link.leases = []
+                link.leases.append((mark, lease))
+                lease.holders += 1
+        # Whoever reads for a link is held by it; what workers have leaves room for three more.
+        lease.relayed = lease.holders > 0
+        source.relayed += lease.relayed
+        for thread in lease.threads:
+            lease.holders += 1
+            thread.put(lambda: self._post(lambda: self._done(lease)))
+        lease.holders += 1
+        self._done(lease)
+
     def _forget_window(self, link: Link) -> None:
         """A window is for one read; the turn may wish the next."""
         if link.window:
