@@ -64,6 +64,19 @@ def test_the_calls_that_ask_a_registry(loop: Any, registry: SmallRegistry, tmp_p
             assert rest.body["repositories"] == ["team/other"]
             state = await ask("GET", f"/get-state-identifier?repository={REPOSITORY}&reference=1.0")
             assert state.body["stateIdentifier"] == sha256(registry.images["1.0"]["manifest"])
+            details = await ask("GET", f"/list-with-metadata/{REPOSITORY}")
+            digest = sha256(registry.images["1.0"]["manifest"])
+            assert [(it["tag"], it["digest"]) for it in details.body["items"]] == [("1.0", digest)]
+            assert details.body["items"][0]["lastPushedSource"] == "unknown"
+            assert (details.body["complete"], details.body["nextCursor"]) == (True, None)
+            for reference in ("1.0", digest, digest.replace(":", "%3A")):
+                image = (await ask("GET", f"/image-metadata/{REPOSITORY}/{reference}")).body
+                assert image["manifest"]["manifestDigest"] == digest
+                assert image["manifest"]["schemaVersion"] == 2
+                assert (image["config"]["architecture"], image["platform"]) == ("amd64", "linux/amd64")
+            missing = await ask("GET", f"/image-metadata/{REPOSITORY}/2.0")
+            assert (missing.status, missing.body["error"]["code"]) == (404, "IMAGE_NOT_FOUND")
+            assert (await ask("GET", f"/image-metadata/{REPOSITORY}/1.0?platform=linux/arm64")).status == 404
             bare = registry.credentials().reveal()
             for path in ("/systemcheck", "/systemcheck?deep=true"):
                 checked = await ask("GET", path, login=False, authorization=bare)

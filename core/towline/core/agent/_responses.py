@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias
 
+import msgspec
+
 from towline.core._contract import Record
 from towline.core._errors import TowlineError
 from towline.core._json import canonical
@@ -15,6 +17,7 @@ from towline.core.agent._credentials import CHECK_PATHS
 from towline.core.agent._jobs import Job, image_of_job, plain
 from towline.core.agent._requests import CONTRACT
 from towline.core.agent._routes import ROUTES, ListQuery
+from towline.core.registry import Details, ResolvedImage, TagDetail
 
 Answer: TypeAlias = tuple[int, dict[str, Any]]
 
@@ -137,6 +140,56 @@ def tags_answer(
         "nextCursor": cursor,
         "complete": complete,
         "warnings": [plain(warning) for warning in warnings],
+    }
+    return 200, body
+
+
+def details_answer(repository: str, details: Details, shown: Sequence[str], cursor: str | None) -> Answer:
+    """Return tags with what is known of each; `shown` are those of this page, in order.
+
+    The time of a push is the registry's word where it has one; nothing else stands in for it.
+    """
+    known = {detail.tag: detail for detail in details.items}
+    items = []
+    for tag in shown:
+        detail = known.get(tag) or TagDetail(tag)
+        pushed = detail.pushed_at
+        items.append(
+            {
+                "tag": tag,
+                "digest": detail.digest,
+                "mediaType": detail.media_type,
+                "lastPushed": None if pushed is None else rfc3339(pushed),
+                "lastPushedSource": "unknown" if pushed is None else "registry",
+                "sizeBytes": detail.size,
+                "platforms": None,
+                "artifactType": None,
+            }
+        )
+    body = {
+        "repository": repository,
+        "items": items,
+        "nextCursor": cursor,
+        "complete": details.complete,
+        "warnings": [plain(warning) for warning in details.warnings],
+    }
+    return 200, body
+
+
+def image_answer(image: ResolvedImage) -> Answer:
+    """Return an image's config and manifest as the registry has them, both proven (agent.md §5.2)."""
+    manifest = msgspec.json.decode(image.manifest.raw)
+    body = {
+        "config": msgspec.json.decode(image.config_raw),
+        "manifest": manifest
+        | {
+            "indexDigest": image.index_digest,
+            "manifestDigest": image.manifest.digest,
+            "manifestContentType": image.manifest.media_type,
+        },
+        "attestations": {"digests": [it.digest for it in image.attestations]} if image.attestations else None,
+        "platform": str(image.platform),
+        "sizeBytes": sum(layer.size for layer in image.layers),
     }
     return 200, body
 

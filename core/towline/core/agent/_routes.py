@@ -31,6 +31,8 @@ ROUTES: Final[dict[tuple[str, str], str]] = {
     ("GET", "/list/*"): "list-tags",
     ("GET", "/list-paginated"): "page-repositories",
     ("GET", "/list-paginated/*"): "page-tags",
+    ("GET", "/list-with-metadata/*"): "list-details",
+    ("GET", "/image-metadata/*"): "image-metadata",
     ("GET", "/get-state-identifier"): "state-identifier",
     ("POST", "/scan"): "scan",
     ("POST", "/discover"): "discover",
@@ -199,6 +201,20 @@ def state_query(query: Sequence[tuple[str, str]]) -> StateQuery:
     return StateQuery(
         repository_name(one(query, "repository") or ""),
         image_reference(one(query, "reference") or ""),
+        platform_name(platform) if platform else None,
+    )
+
+
+def image_query(rest: str, query: Sequence[tuple[str, str]]) -> StateQuery:
+    """Read what `/image-metadata/REPOSITORY/REFERENCE` takes.
+
+    Raises:  RemoteProtocolError("invalid-name" | "invalid-reference" | "bad-request")
+    """
+    repository, _, reference = rest.rpartition("/")
+    platform = one(query, "platform")
+    return StateQuery(
+        repository_name(repository, encoded=True),
+        image_reference(_decoded(reference, "invalid-reference")),
         platform_name(platform) if platform else None,
     )
 

@@ -11,7 +11,7 @@ from towline.core.registry._blob import Progress, download_blob, get_blob_docume
 from towline.core.registry._challenge import Challenge, Challenges, parse_challenges, select
 from towline.core.registry._check import CheckStep, check, ping
 from towline.core.registry._config import ContainerConfig, HistoryEntry, ImageConfig, RootFs, parse_config
-from towline.core.registry._details import list_details
+from towline.core.registry._details import list_details, look_into
 from towline.core.registry._diagnostics import ErrorReport, parse_error_body
 from towline.core.registry._dialect import PLAIN, Dialect
 from towline.core.registry._dialects import ALIASES, DIALECTS, TYPES, dialect_of, find_dialect
@@ -101,6 +101,7 @@ __all__ = [
     "list_details",
     "list_repositories",
     "list_tags",
+    "look_into",
     "next_page",
     "parse_challenges",
     "parse_config",

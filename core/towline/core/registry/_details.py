@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final, Literal
 
 from towline.core._errors import TowlineError
@@ -45,10 +46,15 @@ def look_into_each(registry: Registry, repository: str, wanted: Wanted) -> Step[
         partial=wanted.partial,
         via=wanted.via,
     )
-    items = yield from together([_head(registry, repository, tag) for tag in tags.items], _AT_ONCE)
+    items = yield from look_into(registry, repository, tags.items)
     unknown = sum(item.digest is None for item in items)
     warnings = (f"{unknown} tags could not be looked into",) if unknown else ()
     return Details(tuple(items), tags.complete, (*tags.warnings, *warnings))
+
+
+def look_into(registry: Registry, repository: str, tags: Sequence[str]) -> Step[list[TagDetail]]:
+    """Ask for each tag's digest, several side by side; one whose manifest cannot be had comes without."""
+    return (yield from together([_head(registry, repository, tag) for tag in tags], _AT_ONCE))
 
 
 def _head(registry: Registry, repository: str, tag: str) -> Step[TagDetail]:

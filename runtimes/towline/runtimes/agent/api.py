@@ -25,11 +25,14 @@ from towline.core.agent import (
     Route,
     accepted_answer,
     capabilities_answer,
+    details_answer,
     encode,
     error_answer,
     find_credentials,
     find_route,
     health_answer,
+    image_answer,
+    image_query,
     invalid_answer,
     job_body,
     job_query,
@@ -102,6 +105,8 @@ class AgentApi:
             "page-repositories": self._repositories,
             "list-tags": self._tags,
             "page-tags": self._tags,
+            "list-details": self._details,
+            "image-metadata": self._image,
             "state-identifier": self._state,
             "scan": self._accept,
             "discover": self._accept,
@@ -248,6 +253,18 @@ class AgentApi:
         login, _ = self._login(request)
         listing = await self._desk.tags(login, repository)
         return tags_answer(repository, listing.items, query, complete=listing.complete, warnings=listing.warnings)
+
+    async def _details(self, request: ServerRequest, route: Route, request_id: str) -> ApiAnswer:
+        query = list_query(request.query, default_limit=1000)
+        repository = repository_name(route.rest, encoded=True)
+        login, _ = self._login(request)
+        details, shown, cursor = await self._desk.details(login, repository, query)
+        return details_answer(repository, details, shown, cursor)
+
+    async def _image(self, request: ServerRequest, route: Route, request_id: str) -> ApiAnswer:
+        asked = image_query(route.rest, request.query)
+        login, _ = self._login(request)
+        return image_answer(await self._desk.image(login, asked.repository, asked.reference, asked.platform))
 
     async def _state(self, request: ServerRequest, route: Route, request_id: str) -> ApiAnswer:
         asked = state_query(request.query)

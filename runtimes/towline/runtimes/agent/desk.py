@@ -9,19 +9,24 @@ from typing import Any, TypeVar
 import anyio
 
 from towline.core import Entropy, RemoteProtocolError, Step, canonical
-from towline.core.agent import ImageFound, Job, JobSums, RegistryLogin
+from towline.core.agent import ImageFound, Job, JobSums, ListQuery, RegistryLogin, page
 from towline.core.http import Courier
 from towline.core.inventory import ScanOptions
 from towline.core.registry import (
     CheckStep,
+    Details,
     ImageReference,
     Listing,
     Platform,
     Registry,
+    ResolvedImage,
     check,
     find_dialect,
+    list_details,
     list_repositories,
     list_tags,
+    look_into,
+    resolve_image,
     state_identifier,
 )
 from towline.core.scan import ImagePulled, ImageResolved, ScanOutcome, scan_image
@@ -88,6 +93,24 @@ class RegistryDesk:
 
     async def tags(self, login: RegistryLogin, repository: str) -> Listing:
         return await self._perform(list_tags(self._registry(login), repository, partial=True))
+
+    async def details(
+        self, login: RegistryLogin, repository: str, query: ListQuery
+    ) -> tuple[Details, list[str], str | None]:
+        """Return a page of tags with what is known of each: all at once by the vendor's API, else each is asked for."""
+        registry = self._registry(login)
+        if registry.dialect.details is not None:
+            found = await self._perform(list_details(registry, repository, partial=True))
+            shown, cursor = page([item.tag for item in found.items], query)
+            return found, shown, cursor
+        listed = await self._perform(list_tags(registry, repository, partial=True))
+        shown, cursor = page(listed.items, query)
+        items = await self._perform(look_into(registry, repository, shown))
+        return Details(tuple(items), listed.complete, listed.warnings), shown, cursor
+
+    async def image(self, login: RegistryLogin, repository: str, reference: str, platform: str | None) -> ResolvedImage:
+        wanted = Platform.parse(platform) if platform else None
+        return await self._perform(resolve_image(self._registry(login), repository, reference, wanted))
 
     async def state(self, login: RegistryLogin, repository: str, reference: str, platform: str | None) -> str:
         wanted = Platform.parse(platform) if platform else None
