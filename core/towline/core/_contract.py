@@ -22,6 +22,7 @@ What a machine promises
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, TypeAlias, TypeVar
 
 import msgspec
@@ -33,6 +34,11 @@ Instant: TypeAlias = float
 """Seconds of the driver's monotonic clock. Compared and added to, never read."""
 
 Data: TypeAlias = bytes | bytearray | memoryview
+
+
+def joined(pieces: Sequence[Data]) -> Data:
+    """Return pieces as one; a single one, which may be the view of a window, is not copied."""
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 class Machine(Protocol[FactT, WishT]):

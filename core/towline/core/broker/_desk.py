@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeAlias
 
-from towline.core._contract import Data, Instant, Record
+from towline.core._contract import Data, Instant, Record, joined
 from towline.core._entropy import Entropy
 from towline.core._errors import LocalProtocolError, RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
@@ -294,15 +294,22 @@ class Desk:
     def _settle(self, seat: _Seat, now: Instant) -> None:
         """Hand out what a connection has to tell, and do what it wishes."""
         connection = seat.connection
+        pieces: list[Data] = []
         while (event := connection.next()) is not None:
             if type(event) is Body:
-                self._body(seat, event.data, now)
-            elif isinstance(event, RequestHead):
+                if seat.visit is not None and seat.visit.limit is None:
+                    pieces.append(event.data)
+                else:
+                    self._body(seat, event.data, now)
+                continue
+            self._pieces(seat, pieces, now)
+            if isinstance(event, RequestHead):
                 self._head(seat, event, now)
             elif isinstance(event, Tail):
                 self._tail(seat)
             elif isinstance(event, Broken) and seat.visit is not None:
                 self._leave(seat)
+        self._pieces(seat, pieces, now)
         self._wishes.extend(connection.wishes())
         limit = connection.window()
         if limit is not None:
@@ -337,13 +344,16 @@ class Desk:
         if not seat.connection.body_complete:
             seat.body_until = now + (self._stream_silence if limit is None else self._limits.time_silence)
 
+    def _pieces(self, seat: _Seat, pieces: list[Data], now: Instant) -> None:
+        """Tell what a turn brought of a body as one piece: small chunks cost less joined than one by one."""
+        if pieces and seat.visit is not None:
+            seat.body_until = now + self._stream_silence
+            self._events.append(Piece(seat.visit, joined(pieces)))
+        pieces.clear()
+
     def _body(self, seat: _Seat, data: Data, now: Instant) -> None:
         visit = seat.visit
-        if visit is None:
-            return
-        if visit.limit is None:
-            seat.body_until = now + self._stream_silence
-            self._events.append(Piece(visit, data))
+        if visit is None or visit.limit is None:
             return
         visit.size += len(data)
         if visit.size > visit.limit:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections import deque
 from typing import Any, Final, Literal
 
-from towline.core._contract import Data, Instant
+from towline.core._contract import Data, Instant, joined
 from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
-from towline.core._script import Broken, HeaderList, Tail
+from towline.core._script import Body, Broken, HeaderList, Tail
 from towline.core._wire import Close, Drop, Ended, Filled, LinkNumbers, Lost, Open, Opened, Received, Transmit, Window
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.http import ClientConnection, ClientEvent, Origin, Url
@@ -290,10 +290,15 @@ class Outgoing:
     def _events_of(self, line: _Line, ending: Close | Drop | None, now: Instant) -> None:
         errand, connection = line.errand, line.connection
         whole = False
+        pieces: list[Data] = []
         while (event := connection.next()) is not None:
+            if type(event) is Body:
+                pieces.append(event.data)
+                continue
             whole = isinstance(event, Tail)
             if errand is None or errand.over:
                 continue
+            self._body(errand, pieces, now)
             if isinstance(event, Broken) and self._stale(line, errand):
                 self._remove(line, ending)
                 errand.repeatable = False
@@ -301,6 +306,8 @@ class Outgoing:
                 return
             self._events.append((errand, event))
             self._alarms.set(errand, None if isinstance(event, (Tail, Broken)) else now + errand.patience)
+        if errand is not None and not errand.over:
+            self._body(errand, pieces, now)
         if connection.idle and errand is not None:
             line.errand = errand.line = None
             self._idle.setdefault(line.key, []).append(line)
@@ -309,6 +316,13 @@ class Outgoing:
             if connection.state == "switched" and errand is not None:
                 self._events.append((errand, Broken("the peer switched protocols", "protocol-error")))
             self._remove(line, Close(line.link) if whole and ending is not None else ending)
+
+    def _body(self, errand: Errand, pieces: list[Data], now: Instant) -> None:
+        """Tell what a turn brought of a body as one piece: small chunks cost less joined than one by one."""
+        if pieces:
+            self._events.append((errand, Body(joined(pieces))))
+            self._alarms.set(errand, now + errand.patience)
+            pieces.clear()
 
     def _stale(self, line: _Line, errand: Errand) -> bool:
         """Whether a kept link died before it answered anything, so that asking again on a new one is safe."""
