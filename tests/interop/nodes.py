@@ -98,17 +98,36 @@ class Upstream:
 class Nodes:
     """The whole cluster. Node i and client i are counted from 0; client i has its tunnels to node i."""
 
-    def __init__(self, folder: Path, *, lease: float, file: Path | None = None, server_url: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        lease: float,
+        file: Path | None = None,
+        server_url: str | None = None,
+        certificate: tuple[str, str] | None = None,
+    ) -> None:
+        """`certificate` and key of localhost let everybody speak TLS; `file` is what the upstream has at /file."""
         self.folder = folder
+        self._certificate = certificate
         self.lease = lease
         self.redis = RedisServer(folder / "redis")
         self.upstream = Upstream(file)
         self.ports = [free_port(), free_port()]
         self.servers = [self._server(number) for number in (0, 1)]
-        urls = [server_url or f"http://127.0.0.1:{port}" for port in self.ports]
+        urls = [server_url or self._url(number) for number in (0, 1)]
         self.clients = [self._client(number, url) for number, url in enumerate(urls)]
 
+    def _url(self, number: int) -> str:
+        if self._certificate is not None:
+            return f"https://localhost:{self.ports[number]}"
+        return f"http://127.0.0.1:{self.ports[number]}"
+
+    def _trust(self) -> dict[str, str]:
+        return {} if self._certificate is None else {"TOWLINE_CA_FILES": self._certificate[0]}
+
     def _server(self, number: int) -> Program:
+        serves = {} if self._certificate is None else dict(zip(("HTTPS_CERT", "HTTPS_KEY"), self._certificate))
         return towline(
             self.folder / f"node-{number}",
             "server",
@@ -117,9 +136,11 @@ class Nodes:
             TOWLINE_RESULTS="results.sqlite",
             TOWLINE_REDIS_URL=self.redis.url,
             TOWLINE_CLUSTER_SECRET=SECRET,
-            TOWLINE_NODE_URL=f"http://127.0.0.1:{self.ports[number]}",
+            TOWLINE_NODE_URL=self._url(number),
             TOWLINE_NODE_ID=f"node-{number}",
             TOWLINE_NODE_LEASE=f"{self.lease:g}s",
+            **serves,
+            **self._trust(),
         )
 
     def _client(self, number: int, url: str, **more: str) -> Program:
@@ -129,6 +150,7 @@ class Nodes:
             PORT=str(free_port()),
             BROKER_TOKEN=TOKEN,
             **(more or {"BROKER_SERVER_URL": url}),
+            **self._trust(),
             BROKER_CLIENT_URL="http://127.0.0.1:1",
             CR_AGENT_URL=f"http://127.0.0.1:{self.upstream.port}",
             ACCEPT=str(self._rules()),

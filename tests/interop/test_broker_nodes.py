@@ -7,6 +7,7 @@ import http.client
 import os
 import re
 import signal
+import ssl
 import subprocess
 import threading
 import time
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from agent_tools import call
+from drivers.loops import make_certificate
 from interop.chain import free_port, wait
 from interop.nodes import CLEAR, SECRET, TOKEN, Callers, Faults, Nodes, content, nodes
 from needed import need_peer
@@ -216,6 +218,32 @@ def test_a_client_with_a_tunnel_to_each_node_loses_one_of_them(tmp_path: Path) -
             callers.await_good(0, 2.0, time.monotonic(), cluster.said)
             wait(lambda: [cluster.clients_seen(it) for it in (0, 1)] == [2, 2], 60, cluster.said)
         assert callers.wrong == []
+
+
+def test_nodes_speak_tls_to_each_other(tmp_path: Path) -> None:
+    need_peer("openssl")
+    certificate = make_certificate(tmp_path)
+    context = ssl.create_default_context(cafile=certificate[0])
+    cluster = Nodes(tmp_path / "cluster", lease=2.0, certificate=certificate)
+
+    def ask() -> tuple[int, bytes]:
+        connection = http.client.HTTPSConnection("localhost", cluster.ports[1], context=context, timeout=10)
+        try:
+            connection.request("GET", f"/broker/{TOKEN}/data/seed/300000")
+            got = connection.getresponse()
+            return got.status, got.read()
+        except OSError:
+            return 0, b""
+        finally:
+            connection.close()
+
+    try:
+        cluster.redis.start()
+        for program in (*cluster.servers, cluster.clients[0]):
+            program.start()
+        assert wait(lambda: (got := ask())[0] == 200 and got, 20, cluster.said) == (200, content("seed", 300_000))
+    finally:
+        cluster.close()
 
 
 def test_the_stock_client_serves_callers_of_both_nodes(tmp_path: Path) -> None:
