@@ -10,7 +10,9 @@ from command_tools import towline
 
 from towline.core import Secret
 from towline.runtimes.config import ConfigurationError, load
-from towline.runtimes.settings import SETTINGS, milliseconds, number, seconds, switch, words
+from towline.runtimes.settings import SETTINGS
+from towline.runtimes.setup import metrics_listener, server_config
+from towline.runtimes.values import milliseconds, number, seconds, switch, words
 
 CANARY = "c4n4ry-t0ken"
 
@@ -126,6 +128,42 @@ def test_variables_that_are_none() -> None:
         'MAX_ACTIVE_OPERATIONS agent.active_operations: expected a whole number, got "-2"',
         "2 errors",
     ]
+
+
+def test_what_a_server_is_told_in_the_stock_words() -> None:
+    settings = load(
+        {
+            "SOCKET_PING_INTERVAL": "1500",
+            "SOCKET_PING_TIMEOUT": "500",
+            "MINIMAL_SUPPORTED_BROKER_VERSION": "4.1.2",
+            "BROKER_SERVER_MANDATORY_AUTH_ENABLED": "true",
+            "GATEWAY_HOSTNAME": "https://gateway.example",
+            "DISPATCHER_URL": "https://dispatcher.example",
+            "HOSTNAME": "broker-server-7",
+            "TOWLINE_DRAIN_TIME": "2m",
+        }
+    )
+    config = server_config(settings)
+    assert (config.ping_interval, config.ping_timeout, config.minimal_version) == (1.5, 0.5, "4.1.2")
+    assert (config.authorization, config.gateway_url) == ("gateway", "https://gateway.example")
+    told = (config.dispatcher_url, config.server_id, config.host_name)
+    assert told == ("https://dispatcher.example", "7", "broker-server-7")
+    assert settings["drain.time"] == 120.0
+    assert (metrics_listener(settings, "server"), metrics_listener(settings, "client")) == (None, None)
+    shown = metrics_listener(load({"TOWLINE_SERVER_METRICS_PORT": "0"}), "server")
+    assert shown is not None
+    assert (shown.host, shown.port) == ("127.0.0.1", 0)
+
+
+def test_what_a_server_cannot_be_told() -> None:
+    assert faults(MINIMAL_SUPPORTED_BROKER_VERSION="new", TOWLINE_DRAIN_TIME="11m") == [
+        "TOWLINE_DRAIN_TIME drain.time: expected at most 600 s, got 660 s",
+        'MINIMAL_SUPPORTED_BROKER_VERSION server.minimal_version: expected a version such as 4.182.0, got "new"',
+        "2 errors",
+    ]
+    with pytest.raises(ConfigurationError) as refused:
+        server_config(load({"BROKER_SERVER_MANDATORY_AUTH_ENABLED": "true"}))
+    assert "GATEWAY_HOSTNAME" in refused.value.faults[0]
 
 
 # ── who wins ────────────────────────────────────────────────────────────────────

@@ -239,7 +239,7 @@ def _base_option(parser: _Parser) -> None:
 
 
 def _duration(value: str) -> float:
-    from towline.runtimes.settings import seconds
+    from towline.runtimes.values import seconds
 
     try:
         return seconds(value)

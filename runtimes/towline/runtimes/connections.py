@@ -17,7 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from towline.core import Record, RemoteProtocolError, Secret
-from towline.runtimes.settings import secret, text, words
+from towline.runtimes.values import secret, text, words
 
 # The stock client's largest known file is a few KiB for each of at most 25 connections.
 _LARGEST: Final = 1024 * 1024
