@@ -15,6 +15,7 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._script import HeaderList, Request, Step, clock
 from towline.core._secret import Secret
 from towline.core.http import BlockedRedirect, Url
+from towline.core.registry._alone import once_for_all
 from towline.core.registry._call import FORM, call, form
 from towline.core.registry._challenge import Challenge, parse_challenges, select
 from towline.core.registry._failure import What, failure
@@ -80,7 +81,7 @@ def ask(registry: Registry, wanted: Ask) -> Step[Reply]:
             if shown is not None:
                 registry.worked(wanted.need, shown)
             return reply
-        if shown is not None and not tried.renewed and _expired(registry, wanted, reply, shown, tried):
+        if shown is not None and not tried.renewed and _expired(registry, reply, shown, tried):
             tried.renewed = True
             registry.forget(shown)
             shown = yield from _first(registry, wanted, tried)
@@ -120,18 +121,17 @@ def let_in(registry: Registry) -> Step[None]:
             registry.worked(None, shown)
 
 
-def _expired(registry: Registry, wanted: Ask, reply: Reply, shown: Shown, tried: _Tried) -> bool:
+def _expired(registry: Registry, reply: Reply, shown: Shown, tried: _Tried) -> bool:
     """Tell whether an answer means that what was shown has had its time, so that the same way leads on."""
     sign = registry.dialect.expired
-    if sign is not None and reply.status >= 400 and sign(registry, reply.head, reply.body):
+    if sign is not None and reply.status >= 400 and sign(reply.head, reply.body):
         return True
-    # A token that worked before is refused without a word on how to get another: as it was got the first time.
-    return (
-        reply.status == 401
-        and shown.key is not None
-        and shown.key not in tried.issued
-        and not reply.head.all("www-authenticate")
-    )
+    if reply.status != 401 or shown.key is None or shown.key in tried.issued:
+        return False
+    # A token that worked before is refused without a word on how to get another: as it was got the first time. So
+    # it is where only a login is asked for, and the token was one for everybody.
+    challenge = select(parse_challenges(reply.head.all("www-authenticate"), registry.limits))
+    return challenge is None or (challenge.scheme == "basic" and registry.credentials is None)
 
 
 def _first(registry: Registry, wanted: Ask, tried: _Tried) -> Step[Shown | None]:
@@ -139,8 +139,7 @@ def _first(registry: Registry, wanted: Ask, tried: _Tried) -> Step[Shown | None]
         return (yield from registry.dialect.log_in(registry))
     key = registry.way(wanted.need)
     if key is not None:
-        now = yield from clock()
-        return registry.cached(key, now) or (yield from _obtain(registry, key, tried))
+        return (yield from _held_or_new(registry, key, tried))
     if registry.presents_basic(wanted.need):
         tried.basic = True
         return registry.basic()
@@ -165,7 +164,7 @@ def _answer_challenge(
         return cached
     if key in tried.issued or len(tried.issued) >= _TOKENS_PER_REQUEST:
         raise _denied(registry, wanted, reply, "a refusal of the token that was just issued for it")
-    return (yield from _obtain(registry, key, tried))
+    return (yield from _held_or_new(registry, key, tried))
 
 
 def _turn_to_basic(registry: Registry, wanted: Ask, reply: Reply, tried: _Tried) -> Shown:
@@ -234,9 +233,16 @@ def _host(realm: str) -> str:
         return "an address that cannot be read"
 
 
-def _obtain(registry: Registry, key: TokenKey, tried: _Tried) -> Step[Shown]:
+def _held_or_new(registry: Registry, key: TokenKey, tried: _Tried) -> Step[Shown]:
+    def get() -> Step[Shown]:
+        tried.issued.append(key)
+        return (yield from _obtain(registry, key))
+
+    return (yield from once_for_all(registry, key, lambda now: registry.cached(key, now), get))
+
+
+def _obtain(registry: Registry, key: TokenKey) -> Step[Shown]:
     """Ask the realm for a token. Without credentials nothing secret is sent, so the realm may be unrelated."""
-    tried.issued.append(key)
     own = registry.dialect.exchange
     answer = None if own is None else (yield from own(registry, key))
     if answer is None and registry.credentials is not None and registry.credentials.identity_token is not None:

@@ -19,25 +19,24 @@ ListTags: TypeAlias = "Callable[[Registry, str, Wanted], Step[Listing]]"
 ListDetails: TypeAlias = "Callable[[Registry, str, Wanted], Step[Details]]"
 LogIn: TypeAlias = "Callable[[Registry], Step[Shown]]"
 Exchange: TypeAlias = "Callable[[Registry, TokenKey], Step[TokenAnswer | None]]"
-Expired: TypeAlias = "Callable[[Registry, Head, bytes], bool]"
+Expired: TypeAlias = "Callable[[Head, bytes], bool]"
 DeriveBase: TypeAlias = "Callable[[Role], str]"
 
 
 class Dialect(Record, frozen=True):
     """One row. `name` is the type's name in credentials and configuration, `title` what people call it.
 
-    Address: `hosts` are the vendor's own, by which the type is known; one with a dot or a dash before it stands for every host
-    that ends so, and `knows` tells others. `base_aliases` are names people write for a server with another name; `base_path` says what a path in
-    the base is: a prefix before `/v2/`, or a namespace behind it that narrows lists. `derive_base` makes the address
-    of a role, where none is written.
+    Address: `hosts` are the vendor's own, by which the type is known; one with a dot or a dash before it stands for
+    every host that ends so, and `knows` tells others. `base_aliases` are names people write for a server with another
+    name; `base_path` says what a path in the base is: a prefix before `/v2/`, or a namespace behind it that narrows
+    lists. `derive_base` makes the address of a role, where none is written.
 
     Login: `realm_hosts` are token hosts that belong to the type although they are on another domain. `log_in` gets
     an Authorization before the first request, instead of answering a challenge. `exchange` gets a token for a
     challenge in the type's own way, or None for the protocol's, GET with Basic. `expired` knows an answer that means
-    "renew" beyond the 401 that every token may meet, and drops what it means. `basic_refusal` is what a 401 to Basic
-    on a repository means: that the login is wrong, or only the right. `scopes` says how far a challenge's scopes are
-    taken (`wanted_scopes`), `realm_may_be_plain` that a realm on the registry's own host and port may wrongly lack
-    TLS.
+    "renew" beyond the 401 that every token may meet. `basic_refusal` is what a 401 to Basic on a repository means:
+    that the login is wrong, or only the right. `scopes` says how far a challenge's scopes are taken
+    (`wanted_scopes`), `realm_may_be_plain` that a realm on the registry's own host and port may wrongly lack TLS.
 
     Lists: `repositories`, `tags` and `details` are the type's own way of listing; None is the protocol's.
     `link` says what of a Link is to be trusted: the address, or its query only. `page_size` is what is asked for

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from towline.core._contract import Instant, Record
@@ -102,6 +102,8 @@ class Registry:
         self._tokens: dict[TokenKey, Token] = {}
         # What a cloud's login got: each thing by its name, and until when it is good.
         self._held: dict[str, tuple[Any, Instant]] = {}
+        # What a conversation is getting at this moment, for which the others wait.
+        self.getting: set[Hashable] = set()
         self._basic_works = False
         self._refused: RemoteProtocolError | None = None
 
@@ -200,9 +202,11 @@ class Registry:
         self._held.pop(name, None)
 
     def forget(self, shown: Shown) -> None:
-        """Drop a token that was refused, unless a newer one took its place."""
+        """Drop what was shown and refused, unless something newer took its place."""
         if shown.key is not None and (token := self._tokens.get(shown.key)) and token.value == shown.header:
             del self._tokens[shown.key]
+        for name in [name for name, (value, _) in self._held.items() if value == shown.header]:
+            del self._held[name]
 
     def worked(self, need: str | None, shown: Shown) -> None:
         """Remember what a request of this need was let in with."""

@@ -13,12 +13,14 @@ from urllib.parse import quote
 
 import msgspec
 
+from towline.core._contract import Instant
 from towline.core._errors import RemoteProtocolError
 from towline.core._script import Request, Step, clock
 from towline.core._secret import Secret
 from towline.core.http import Url
+from towline.core.registry._alone import once_for_all
 from towline.core.registry._call import FORM, call, form, metadata, read, refused
-from towline.core.registry._session import Registry, TokenKey
+from towline.core.registry._session import Registry, Shown, TokenKey
 from towline.core.registry._token import TokenAnswer
 
 # The user name under which a refresh token is given as the password.
@@ -60,28 +62,40 @@ def exchange(registry: Registry, key: TokenKey) -> Step[TokenAnswer | None]:
         raise RemoteProtocolError(
             "realm-blocked", f"expected a token server at {registry.base.origin}, got {realm.origin}"
         )
-    refresh = who.secret if who is not None else (yield from _refresh_token(registry, realm, key.service))
-    fields: dict[str, str | Secret] = {
-        "grant_type": "refresh_token",
-        "service": key.service,
-        # The grant wants a scope, and `/v2/` demands none.
-        "scope": " ".join(key.scopes) or "registry:catalog:*",
-        "refresh_token": refresh,
-    }
-    reply = yield from call(registry, Request("POST", str(realm), (FORM,), form(fields)))
-    if reply.status == 401:
-        # The refresh token has ended, or was revoked: the next try gets another.
-        registry.drop(_HELD)
-        raise registry.refuse(refused(reply, "an access token"))
+    now = yield from clock()
+    was_held = registry.recall(_HELD, now) is not None
+    while True:
+        refresh = who.secret if who is not None else (yield from _refresh_token(registry, realm, key.service))
+        fields: dict[str, str | Secret] = {
+            "grant_type": "refresh_token",
+            "service": key.service,
+            # The grant wants a scope, and `/v2/` demands none.
+            "scope": " ".join(key.scopes) or "registry:catalog:*",
+            "refresh_token": refresh,
+        }
+        reply = yield from call(registry, Request("POST", str(realm), (FORM,), form(fields)))
+        if reply.status != 401:
+            break
+        registry.forget(Shown(refresh))
+        if not was_held:
+            raise registry.refuse(refused(reply, "an access token"))
+        # It was good once and has ended, or was revoked: another is asked for, once.
+        was_held = False
     token = read(reply, _Access, "an access token").access_token
     return TokenAnswer(Secret(token), (yield from _lifetime(registry, token)))
 
 
 def _refresh_token(registry: Registry, realm: Url, service: str) -> Step[Secret]:
-    now = yield from clock()
-    held = registry.recall(_HELD, now)
-    if isinstance(held, Secret):
-        return held
+    """Return what identifies us to this registry, from the cache while it is good."""
+
+    def held(now: Instant) -> Secret | None:
+        found = registry.recall(_HELD, now)
+        return found if isinstance(found, Secret) else None
+
+    return (yield from once_for_all(registry, _HELD, held, lambda: _new_refresh_token(registry, realm, service)))
+
+
+def _new_refresh_token(registry: Registry, realm: Url, service: str) -> Step[Secret]:
     try:
         access = yield from (_of_machine(registry) if _managed(registry) else _of_client(registry))
     except RemoteProtocolError as error:

@@ -11,12 +11,13 @@ from typing import Any, Final
 
 import msgspec
 
-from towline.core._contract import Record
+from towline.core._contract import Instant, Record
 from towline.core._errors import RemoteProtocolError
 from towline.core._json import strict_json, typed_json
 from towline.core._script import Request, Step, clock
 from towline.core._secret import Secret
 from towline.core.http import Url
+from towline.core.registry._alone import once_for_all
 from towline.core.registry._call import FORM, call, form, metadata, read
 from towline.core.registry._session import Registry
 from towline.core.registry.clouds.aws import wall
@@ -119,13 +120,20 @@ def access_token(registry: Registry) -> Step[AccessToken]:
 
     Raises:  registry-unauthorized with the service's code, malformed-credentials, invalid-configuration
     """
-    who, around = registry.credentials, registry.surroundings
+    who = registry.credentials
     now = yield from clock()
     if who is not None and who.username in TOKEN_USERS:
         return AccessToken(who.secret, now + _LIFETIME)
-    held = registry.recall(_HELD, now)
-    if isinstance(held, AccessToken):
-        return held
+
+    def held(now: Instant) -> AccessToken | None:
+        found = registry.recall(_HELD, now)
+        return found if isinstance(found, AccessToken) else None
+
+    return (yield from once_for_all(registry, _HELD, held, lambda: _new_access_token(registry)))
+
+
+def _new_access_token(registry: Registry) -> Step[AccessToken]:
+    who, around = registry.credentials, registry.surroundings
     if who is not None:
         key = read_key(who.secret, encoded=who.username == "_json_key_base64")
         answer = yield from _by_key(registry, key)

@@ -17,6 +17,7 @@ from towline.core._json import typed_json
 from towline.core._script import Head, Request, Step, clock, sleep
 from towline.core._secret import Secret
 from towline.core.http import Url, redacted
+from towline.core.registry._alone import once_for_all
 from towline.core.registry._call import call
 from towline.core.registry._listing import is_tag_name
 from towline.core.registry._moment import date_stamp
@@ -104,10 +105,13 @@ def derive_base(role: Role) -> str:
 
 def log_in(registry: Registry) -> Step[Shown]:
     """Return the registry's password, which the API gives for twelve hours, from the cache while it is good."""
-    now = yield from clock()
-    cached = registry.recall(_PASSWORD, now)
-    if cached is not None:
-        return Shown(cached)
+    header = yield from once_for_all(
+        registry, _PASSWORD, lambda now: registry.recall(_PASSWORD, now), lambda: _new_password(registry)
+    )
+    return Shown(header)
+
+
+def _new_password(registry: Registry) -> Step[Secret]:
     answer = yield from _ask(registry, "GetAuthorizationToken", {}, _Authorizations)
     if not answer.authorization_data:
         raise RemoteProtocolError("protocol-error", "expected an authorization token, got none")
@@ -119,15 +123,12 @@ def log_in(registry: Registry) -> Step[Shown]:
     header = Secret("Basic " + said.authorization_token)
     now = yield from clock()
     registry.remember(_PASSWORD, header, said.expires_at - (registry.epoch or 0.0) - _EARLY, now)
-    return Shown(header)
+    return header
 
 
-def expired(registry: Registry, head: Head, body: bytes) -> bool:
+def expired(head: Head, body: bytes) -> bool:
     """Tell whether an answer says that the password has had its time: 403, unlike any other registry."""
-    if head.status in (400, 403) and b"authorization token has expired" in body.lower():
-        registry.drop(_PASSWORD)
-        return True
-    return False
+    return head.status in (400, 403) and b"authorization token has expired" in body.lower()
 
 
 def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
