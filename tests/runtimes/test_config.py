@@ -11,7 +11,7 @@ from command_tools import towline
 from towline.core import Secret
 from towline.runtimes.config import ConfigurationError, load
 from towline.runtimes.settings import SETTINGS
-from towline.runtimes.setup import metrics_listener, server_config
+from towline.runtimes.setup import metrics_listener, server_config, server_limits
 from towline.runtimes.values import milliseconds, number, seconds, switch, words
 
 CANARY = "c4n4ry-t0ken"
@@ -141,6 +141,7 @@ def test_what_a_server_is_told_in_the_stock_words() -> None:
             "DISPATCHER_URL": "https://dispatcher.example",
             "HOSTNAME": "broker-server-7",
             "TOWLINE_DRAIN_TIME": "2m",
+            "SOCKET_MAX_RESPONSE_LENGTH": "2000000",
         }
     )
     config = server_config(settings)
@@ -149,6 +150,7 @@ def test_what_a_server_is_told_in_the_stock_words() -> None:
     told = (config.dispatcher_url, config.server_id, config.host_name)
     assert told == ("https://dispatcher.example", "7", "broker-server-7")
     assert settings["drain.time"] == 120.0
+    assert server_limits(settings).tunnel_payload == 2_000_000
     assert (metrics_listener(settings, "server"), metrics_listener(settings, "client")) == (None, None)
     shown = metrics_listener(load({"TOWLINE_SERVER_METRICS_PORT": "0"}), "server")
     assert shown is not None
@@ -156,6 +158,9 @@ def test_what_a_server_is_told_in_the_stock_words() -> None:
 
 
 def test_what_a_server_cannot_be_told() -> None:
+    assert "SOCKET_MAX_RESPONSE_LENGTH server.message_bytes: expected 1048576 to 67108864 bytes, got 5" in faults(
+        SOCKET_MAX_RESPONSE_LENGTH="5"
+    )
     assert faults(MINIMAL_SUPPORTED_BROKER_VERSION="new", TOWLINE_DRAIN_TIME="11m") == [
         "TOWLINE_DRAIN_TIME drain.time: expected at most 600 s, got 660 s",
         'MINIMAL_SUPPORTED_BROKER_VERSION server.minimal_version: expected a version such as 4.182.0, got "new"',

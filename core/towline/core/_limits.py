@@ -116,6 +116,9 @@ class Limits(Record, frozen=True):
 
     # 21 MiB is engine.io's maxPayload at the stock server; 22 MiB is what security.md allows a frame to be.
     ws_message: int = 22 * MIB
+    # What the setting may make of it: a callback of the least size that we post has to fit, its base64 and all.
+    ws_message_least: int = 1 * MIB
+    ws_message_most: int = 64 * MIB
     ws_fragments: int = 1_024
     ws_controls_per_second: int = 100
     tunnel_payload: int = 22_020_096

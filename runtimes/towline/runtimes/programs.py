@@ -24,7 +24,7 @@ from towline.drivers import on_trio
 from towline.runtimes.config import Settings, load
 from towline.runtimes.logs import Log
 from towline.runtimes.output import first
-from towline.runtimes.setup import dialer, listener, metrics_listener, server_config, strike_secrets
+from towline.runtimes.setup import dialer, listener, metrics_listener, server_config, server_limits, strike_secrets
 
 DONE, INTERRUPTED = 0, 130
 
@@ -66,14 +66,14 @@ def _programs(command: str, settings: Settings, log: Log) -> list[Program]:
     if command == "server":
         from towline.runtimes.server import serve_server
 
-        serving, at = server_config(settings), listener(settings, "server")
+        serving, at, sizes = server_config(settings), listener(settings, "server"), server_limits(settings)
         box, token = Path(settings["server.results"]), settings["server.results_token"]
         shown, drain = metrics_listener(settings, "server"), settings["drain.time"]
         public, redis = settings["server.metrics_public"], settings["server.redis_url"]
         programs.append(
             lambda stop: serve_server(
                 serving, on_trio, at, box, token=token, dialer=dialing, log=log, stop=stop,
-                metrics=shown, metrics_public=public, drain_seconds=drain, redis=redis,
+                metrics=shown, metrics_public=public, drain_seconds=drain, redis=redis, limits=sizes,
             )
         )  # fmt: skip
     if command in ("agent", "up"):

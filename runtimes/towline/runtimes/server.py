@@ -13,7 +13,7 @@ import anyio
 import msgspec
 from anyio.abc import TaskStatus
 
-from towline.core import LIMITS, Entropy, Note, Secret
+from towline.core import LIMITS, Entropy, Limits, Note, Secret
 from towline.core.broker import BrokerServer, BrokerServerConfig, CallbackArrived, NodeEvent, Stop
 from towline.core.http import Asked
 from towline.drivers import Dialer, Driver, Listener, TlsSettings
@@ -36,6 +36,7 @@ async def serve_server(
     token: Secret | None = None,
     dialer: Dialer | None = None,
     drain_seconds: float = LIMITS.drain,
+    limits: Limits = LIMITS,
     metrics: Listener | None = None,
     metrics_public: bool = False,
     redis: Secret | None = None,
@@ -51,7 +52,7 @@ async def serve_server(
     # A loop's clock begins anywhere, so what it lacks to the wall's is known only inside the loop.
     epoch = time.time() - anyio.current_time()
     config = msgspec.structs.replace(config, note_passages=log.shows("debug"), epoch=epoch)
-    machine = BrokerServer(config, entropy=Entropy(os.urandom(32)))
+    machine = BrokerServer(config, entropy=Entropy(os.urandom(32)), limits=limits)
     for warning in config.rules.warnings:
         log.say("warning", "rule without effect", rule=warning)
     exposition = None

@@ -15,6 +15,7 @@ from towline.runtimes.values import (
     callback_size,
     choice,
     drain_time,
+    message_size,
     milliseconds,
     number,
     port,
@@ -77,6 +78,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _S("server.host_name", text, None, ("HOSTNAME",), "this server as the dispatcher reaches it"),
     _S("server.ping_interval", milliseconds, 25.0, ("SOCKET_PING_INTERVAL",), "seconds between two pings of a client"),
     _S("server.ping_timeout", milliseconds, 20.0, ("SOCKET_PING_TIMEOUT",), "seconds without an answer to one"),
+    _S(
+        "server.message_bytes",
+        message_size,
+        LIMITS.tunnel_payload,
+        ("SOCKET_MAX_RESPONSE_LENGTH",),
+        "largest message that a client may send up its tunnel",
+    ),
     _S(
         "server.minimal_version",
         version,

@@ -6,8 +6,10 @@ import os
 import socket
 from pathlib import Path
 
+import msgspec
+
 from towline._version import VERSION
-from towline.core import RemoteProtocolError, Secret
+from towline.core import LIMITS, Limits, RemoteProtocolError, Secret
 from towline.core.broker import (
     AcceptRules,
     BrokerServerConfig,
@@ -98,6 +100,11 @@ def server_config(settings: Settings) -> BrokerServerConfig:
         host_name=host_name,
         variables={name: Secret(value) for name, value in os.environ.items()},
     )
+
+
+def server_limits(settings: Settings) -> Limits:
+    """Return the limits as the stock variables move them."""
+    return msgspec.structs.replace(LIMITS, tunnel_payload=settings["server.message_bytes"])
 
 
 def cluster_config(settings: Settings) -> ClusterConfig | None:

@@ -40,6 +40,14 @@ def callback_size(value: Any) -> int:
     return got
 
 
+def message_size(value: Any) -> int:
+    got = number(value)
+    if not LIMITS.ws_message_least <= got <= LIMITS.ws_message_most:
+        least, most = LIMITS.ws_message_least, LIMITS.ws_message_most
+        raise ValueError(f"expected {least} to {most} bytes, got {got}")
+    return got
+
+
 def port(value: Any) -> int:
     got = number(value)
     if got > 65535:
