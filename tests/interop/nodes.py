@@ -164,10 +164,10 @@ class Nodes:
         )
         return rules
 
-    def stock_client(self, number: int) -> Program:
-        """The real snyk-broker's client, not started, that connects to a node."""
+    def stock_client(self, port: int) -> Program:
+        """The real snyk-broker's client, not started, that connects to this port."""
         program = need_peer("snyk-broker-client")
-        words = ["--port", str(free_port()), "--server", f"http://127.0.0.1:{self.ports[number]}"]
+        words = ["--port", str(free_port()), "--server", f"http://127.0.0.1:{port}"]
         words += ["--token", TOKEN, "--cr-agent-url", f"http://127.0.0.1:{self.upstream.port}"]
         words += ["--accept", str(self._rules())]
         made = Program(

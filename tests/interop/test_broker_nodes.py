@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -173,33 +174,57 @@ def test_a_request_in_flight_fails_clearly(one_client: Nodes) -> None:
         assert (got.status, got.headers["x-broker-failure"]) == (503, "connection-not-ready")
 
 
-def test_behind_a_balancer_that_knows_nothing(tmp_path: Path) -> None:
-    """Tunnels, callers and uploads each come to the node that is next: all find each other."""
+@contextmanager
+def balanced(folder: Path) -> Iterator[tuple[Nodes, int]]:
+    """Two nodes, not started, behind an nginx that gives each request to the next; and its port."""
     program = need_peer("nginx")
-    port, run = free_port(), tmp_path / "nginx"
+    port, run = free_port(), folder / "nginx"
     run.mkdir()
-    cluster = Nodes(tmp_path / "cluster", lease=2.0, server_url=f"http://127.0.0.1:{port}")
+    cluster = Nodes(folder / "cluster", lease=2.0, server_url=f"http://127.0.0.1:{port}")
     user = "user root;" if os.geteuid() == 0 else ""
     configuration = run / "nginx.conf"
     first, second = cluster.ports
     configuration.write_text(NGINX.format(run=run, port=port, first=first, second=second, user=user))
     nginx = subprocess.Popen([program, "-p", str(run), "-c", str(configuration)], stderr=subprocess.DEVNULL)
     try:
-        cluster.start()
-        with Callers([port], each=6) as callers:
-            wait(lambda: len(callers.told) > 300, 30, cluster.said)
-        assert callers.wrong == []
-        assert {it.what for it in callers.told} == {200}
-        # A client at one node only, so that half of the callers and half of the uploads come to the wrong node.
-        cluster.clients[1].stop()
-        with Callers([port], each=6) as callers:
-            wait(lambda: len(callers.told) > 300, 30, cluster.said)
-        assert callers.wrong == []
-        assert {it.what for it in callers.told} == {200}
+        yield cluster, port
     finally:
         nginx.terminate()
         nginx.wait(10)
         cluster.close()
+
+
+def all_served(cluster: Nodes, port: int) -> None:
+    """Callers of the balancer get what they asked for, each of them."""
+    with Callers([port], each=6) as callers:
+        wait(lambda: len(callers.told) > 300, 40, cluster.said)
+    assert callers.wrong == []
+    assert {it.what for it in callers.told} == {200}
+
+
+def test_behind_a_balancer_that_knows_nothing(tmp_path: Path) -> None:
+    """Tunnels, callers and uploads each come to the node that is next: all find each other."""
+    with balanced(tmp_path) as (cluster, port):
+        cluster.start()
+        all_served(cluster, port)
+        # A client at one node only, so that half of the callers and half of the uploads come to the wrong node.
+        cluster.clients[1].stop()
+        all_served(cluster, port)
+
+
+def test_the_stock_client_behind_a_balancer_that_knows_nothing(tmp_path: Path) -> None:
+    """It begins with polls, each of which comes to the node that is next."""
+    need_peer("snyk-broker-client")
+    with balanced(tmp_path) as (cluster, port):
+        cluster.redis.start()
+        for server in cluster.servers:
+            server.start()
+        for number in (0, 1):
+            cluster.await_node(number)
+        cluster.stock_client(port).start()
+        wait(lambda: [cluster.clients_seen(it) for it in (0, 1)] == [2, 2], 30, cluster.said)
+        all_served(cluster, port)
+        assert [cluster.clients_seen(it) for it in (0, 1)] == [2, 2]
 
 
 def test_a_client_with_a_tunnel_to_each_node_loses_one_of_them(tmp_path: Path) -> None:
@@ -251,7 +276,7 @@ def test_the_stock_client_serves_callers_of_both_nodes(tmp_path: Path) -> None:
     with nodes(tmp_path, lease=2.0) as cluster:
         for client in cluster.clients:
             client.stop()
-        cluster.stock_client(0).start()
+        cluster.stock_client(cluster.ports[0]).start()
         wait(lambda: [cluster.clients_seen(it) for it in (0, 1)] == [2, 2], 30, cluster.said)
         with Callers(cluster.ports) as callers:
             wait(lambda: len(callers.since(0.0, 1)) > 100, 30, cluster.said)

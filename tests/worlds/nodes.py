@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from worlds.brokers import PLATFORM, SERVER_RULES, TOKEN, HandMade
 from worlds.world import Answer, Caller, Party, World
 
-from towline.core import LIMITS, WAKE, Entropy, Limits, Secret
+from towline.core import LIMITS, WAKE, Entropy, Limits, Open, Secret
 from towline.core.broker import (
     BrokerServer,
     BrokerServerConfig,
@@ -25,6 +26,8 @@ from towline.core.http import Url
 
 SECRET = Secret("the secret of this cluster")
 FIRST = 7341
+# A port at which the nodes take turns, link by link.
+BALANCER = 7000
 EPOCH = 1_700_000_000.0
 
 
@@ -103,6 +106,8 @@ class ClusterWorld(World):
     ) -> None:
         super().__init__()
         self.directory = Directory()
+        # Links that went through the balancer.
+        self._turn = 0
         self.nodes = [Node(number, limits, **more) for number in range(1, count + 1)]
         self._facts: list[tuple[Party, Any]] = []
         self._by_party: dict[int, Node] = {}
@@ -122,6 +127,10 @@ class ClusterWorld(World):
                 self.tell(node.party, Leased(node.number, EPOCH, tuple(self.directory.records.values())))
 
     def _do(self, party: Party, wish: Any) -> None:
+        if isinstance(wish, Open) and wish.port == BALANCER:
+            alive = [node for node in self.nodes if node.party in self.parties]
+            self._turn += 1
+            wish = msgspec.structs.replace(wish, port=alive[self._turn % len(alive)].port)
         super()._do(party, wish)
         if isinstance(wish, TokenHeld | TokenLeft | Locate):
             fact = self.directory.take(self._by_party[id(party)].number, wish)

@@ -12,7 +12,7 @@ from worlds.brokers import SERVER_RULES, TOKEN, HandMade, Serving, plain
 from worlds.nodes import EPOCH, ClusterWorld
 from worlds.world import Answer, Upstream
 
-from towline.core import LIMITS, WAKE, Accepted, Entropy, Limits, Received, Secret, Transmit
+from towline.core import LIMITS, WAKE, Accepted, Entropy, Finished, Limits, Received, Secret, Transmit
 from towline.core.broker import (
     BrokerServer,
     BrokerServerConfig,
@@ -31,6 +31,8 @@ from towline.core.broker._cluster import (
     NodeSigner,
     digest_of,
     node_number,
+    session_mark,
+    session_node,
     stream_id,
 )
 from towline.core.http import Url
@@ -451,6 +453,49 @@ def test_what_comes_before_the_directory_answers_is_bounded() -> None:
     world.run(LIMITS.node_answer)
     assert late.status == 503
     assert len(world.nodes[1].machine._forwarding or ()) == 0
+
+
+# ── sessions that poll ────────────────────────────────────────────────────────
+def poll(world: ClusterWorld, node: int, sid: str, method: str = "GET", **more: Any) -> Answer:
+    return world.ask(node, f"/primus/{TOKEN}/?EIO=4&transport=polling&b64=1&sid={sid}", method, **more)
+
+
+def test_a_session_that_polls_any_node() -> None:
+    world = ClusterWorld(3)
+    begun = world.ask(1, f"/primus/{TOKEN}/?EIO=4&transport=polling")
+    sid = json.loads(begun.body[begun.body.index(b"{") :].partition(b"\x1e")[0])["sid"]
+    assert (len(sid), session_node(sid)) == (20, 1)
+    metadata = {"capabilities": ["post-streams"], "version": "local", "clientId": "polls", "role": "primary"}
+    said = json.dumps({"type": 0, "data": ["identify", {"token": TOKEN, "metadata": metadata}]})
+    assert poll(world, 2, sid, "POST", body=b"4" + said.encode()).body == b"ok"
+    assert world.nodes[0].party.of(TokenHeld), "what came to the second node is the first one's"
+    waiting = poll(world, 3, sid)
+    while waiting.body and b"request" not in waiting.body:
+        waiting = poll(world, 3, sid)
+    assert waiting.pending, "it is answered when there is something to say"
+    asker = world.relay(2, "/x")
+    assert b'"url":"/x"' in waiting.body
+    assert asker.pending
+
+
+def test_sessions_that_are_nobodys() -> None:
+    world = ClusterWorld()
+    for sid in (session_mark(7) + "x" * 18, session_mark(2) + "x" * 18, "x" * 20, "short"):
+        got = poll(world, 1, sid)
+        assert (got.status, json.loads(got.body)) == (400, {"code": 1, "message": "Session ID unknown"})
+    world.lose(2)
+    assert poll(world, 1, session_mark(2) + "x" * 18).status == 503
+
+
+def test_a_node_that_stops_does_not_wait_for_polls() -> None:
+    world = ClusterWorld()
+    begun = world.ask(1, f"/primus/{TOKEN}/?EIO=4&transport=polling")
+    sid = json.loads(begun.body[begun.body.index(b"{") :].partition(b"\x1e")[0])["sid"]
+    waiting = poll(world, 2, sid)
+    while not waiting.pending:
+        waiting = poll(world, 2, sid)
+    world.tell(world.nodes[1].party, Stop(30.0))
+    assert world.nodes[1].party.of(Finished)
 
 
 # ── the page of clients ───────────────────────────────────────────────────────

@@ -27,6 +27,7 @@ def compact(document: object) -> bytes:
     return json.dumps(document, separators=(",", ":")).encode("ascii")
 
 
+UNKNOWN_SESSION: Final[WholeAnswer] = (400, [JSON], compact({"code": 1, "message": "Session ID unknown"}))
 UNKNOWN_STREAM: Final[WholeAnswer] = (
     500,
     [JSON],

@@ -29,6 +29,7 @@ HIGHEST_NUMBER: Final = 0xFFF
 
 _RECORD: Final = re.compile(r"1 ([0-9]{1,4}) ([0-9a-f]{32}) ([\x21-\x7e]{1,1024}) ([\x21-\x7e]{1,128}) ([0-9a-f]{64})")
 _REQUEST: Final = re.compile(r"1\.([0-9a-f]{32})\.([0-9a-f]{32})\.([0-9]{1,12})\.([0-9]{1,18})\.([0-9a-f]{64})")
+_DIGITS: Final = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 # Requests of one node that may overtake each other on their way.
 _WINDOW: Final = 4096
 
@@ -209,6 +210,16 @@ STREAMED: Final = "-"
 def stream_id(drawn: str, number: int) -> str:
     """Return a version 4 UUID that tells the node which gave it; its other bits are as they were drawn."""
     return f"{drawn[:15]}{number:03x}{drawn[18:]}"
+
+
+def session_mark(number: int) -> str:
+    """Return what the ids of a node's sessions begin with: its number in two characters of base64url."""
+    return _DIGITS[number >> 6] + _DIGITS[number & 63]
+
+
+def session_node(sid: str) -> int:
+    """Return the number of the node that began a session; 0 for what is no session's id."""
+    return _DIGITS.find(sid[0]) * 64 + _DIGITS.find(sid[1]) if re.fullmatch(r"[0-9A-Za-z_-]{20}", sid) else 0
 
 
 def node_number(stream: str) -> int:

@@ -20,9 +20,17 @@ from towline.core._limits import LIMITS, Limits
 from towline.core._script import Body, Broken, Head
 from towline.core._wire import Ended, Filled, LinkNumbers, Lost, Note, Opened, Received
 from towline.core.broker._alarms import earliest
-from towline.core.broker._answers import JSON, RETRY_SOON, UNKNOWN_STREAM, WholeAnswer, compact, no_client
+from towline.core.broker._answers import (
+    JSON,
+    RETRY_SOON,
+    UNKNOWN_SESSION,
+    UNKNOWN_STREAM,
+    WholeAnswer,
+    compact,
+    no_client,
+)
 from towline.core.broker._clients_page import ClientsPages, Page, Part
-from towline.core.broker._cluster import NODE_HEADER, ClusterConfig, Node, node_number
+from towline.core.broker._cluster import NODE_HEADER, ClusterConfig, Node, node_number, session_node
 from towline.core.broker._desk import Desk, Visit
 from towline.core.broker._headers import answer_headers
 from towline.core.broker._inbound import is_marked
@@ -40,7 +48,7 @@ class _Forward:
 
     __slots__ = (
         "begun", "ended", "errand", "held", "held_bytes", "nobody", "node", "nodes", "proof", "streams", "token",
-        "tried", "turned_away", "visit",
+        "tried", "turned_away", "visit", "waits",
     )  # fmt: skip
 
     def __init__(self, visit: Visit, token: str, nobody: WholeAnswer) -> None:
@@ -58,6 +66,8 @@ class _Forward:
         # The node that is asked proved that it has no such client: the rest of its answer is nobody's.
         self.turned_away = False
         self.begun = False
+        # It is a poll, which is answered when there is something to say.
+        self.waits = False
         # An upload's bytes that came while nobody knew where they go.
         self.streams = visit.limit is None
         self.held: list[bytes] = []
@@ -93,7 +103,8 @@ class Forwarding:
         self._under_way: dict[int, _Forward] = {}
 
     def __len__(self) -> int:
-        return len(self._under_way) + len(self.pages)
+        """How many are under way; of those that may wait for ever, none."""
+        return sum(not forward.waits for forward in self._under_way.values()) + len(self.pages)
 
     def deadline(self) -> Instant | None:
         return earliest(self._outgoing.deadline(), self.nodes.deadline())
@@ -109,11 +120,23 @@ class Forwarding:
 
     def upload(self, visit: Visit, stream: str, now: Instant) -> bool:
         """Hand an upload to the node that gave the stream its id; False if no other can have done so."""
-        number = node_number(stream)
+        return self._to_node(node_number(stream), _Forward(visit, "", UNKNOWN_STREAM), now)
+
+    def poll(self, visit: Visit, sid: str, now: Instant) -> bool:
+        """Hand a request of a session that polls to the node that began it; False if no other can have done so.
+
+        An upgrade is not handed on: a client whose upgrade is refused goes on polling.
+        """
+        if visit.node is not None or visit.head.upgrades_to is not None:
+            return False
+        forward = _Forward(visit, "", UNKNOWN_SESSION)
+        forward.waits = True
+        return self._to_node(session_node(sid), forward, now)
+
+    def _to_node(self, number: int, forward: _Forward, now: Instant) -> bool:
         if number in (0, self.nodes.number):
             return False
-        forward = _Forward(visit, "", UNKNOWN_STREAM)
-        self._under_way[visit.number] = forward
+        self._under_way[forward.visit.number] = forward
         node = self.nodes.node(number, forward, now)
         if node is not None:
             self._found(forward, Holders((node,)), now)

@@ -31,6 +31,7 @@ from towline.core.broker._application import Answering, Application
 from towline.core.broker._authority import Authority, Authorize, Check
 from towline.core.broker._callers import Callers
 from towline.core.broker._calls import Calls
+from towline.core.broker._cluster import session_mark
 from towline.core.broker._desk import Began, Came, Desk, DeskEvent, Left, Over, Piece, Visit
 from towline.core.broker._directory import Directory
 from towline.core.broker._dispatcher import Dispatcher, Report
@@ -100,6 +101,7 @@ class BrokerServer:
         self._outgoing = Outgoing(self._wishes, links, limits=limits, route=config.route)
         self._forwarding = None
         if config.cluster is not None:
+            self._host.mark = session_mark(0)
             apart = (self._desk, self._wishes, links, self._tally)
             self._forwarding = Forwarding(config, config.cluster, *apart, limits=limits)
         self._directory = Directory(config.grace_seconds)
@@ -207,6 +209,7 @@ class BrokerServer:
         elif isinstance(fact, Leased | Located):
             if self._forwarding is not None:
                 self._forwarding.directory(fact, now)
+                self._host.mark = session_mark(self._forwarding.nodes.number)
         elif isinstance(fact, Stop):
             self._stop(now + fact.within, now)
         elif isinstance(fact, Answer | AnswerHead | AnswerBody | AnswerEnd | AnswerCut):
@@ -358,10 +361,10 @@ class BrokerServer:
             self._calls.left(visit, now)
 
     def _came(self, visit: Visit, now: Instant) -> None:
+        if not self._admits(visit, now):
+            return
         if is_primus(visit.path):
             self._tunnels.visit(visit, now)
-            return
-        if not self._admits(visit, now):
             return
         name, token, rest = route_of(visit.path)
         get = visit.head.method in ("GET", "HEAD")

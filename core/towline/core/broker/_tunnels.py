@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from typing import Any, Literal
+from urllib.parse import parse_qsl
 
 from towline.core._contract import Instant
 from towline.core._wire import Lost, Note, Received, Transmit
@@ -68,6 +69,10 @@ class Tunnels:
 
     def visit(self, visit: Visit, now: Instant) -> None:
         """Take a request under /primus."""
+        if self._forwarding is not None:
+            sid = dict(parse_qsl(visit.query)).get("sid", "")
+            if not self._host.has(sid) and self._forwarding.poll(visit, sid, now):
+                return
         request = server_request_of(visit)
         if request is None:
             self._desk.respond(visit, 400, (JSON,), compact({"code": 3, "message": "Bad request"}), now=now)

@@ -47,6 +47,8 @@ class TunnelHost:
         self._taken = 0
         self._admission = Admission(limits) if config.authorization else None
         self._stopping = False
+        # What each session's id begins with, so that several servers behind one address can tell whose it is.
+        self.mark = ""
         # A lazy heap: an entry may be too early, never too late. `_armed` holds each session's earliest entry.
         self._timers: list[tuple[Instant, int]] = []
         self._armed: dict[int, Instant] = {}
@@ -57,6 +59,10 @@ class TunnelHost:
     # ── what the owner asks ────────────────────────────────────────────────────
     def owns(self, link: int) -> bool:
         return link in self._by_link
+
+    def has(self, sid: str) -> bool:
+        """Whether a session with this id is here."""
+        return sid in self._by_sid
 
     def poll(self) -> Record | None:
         return self._wishes.popleft() if self._wishes else None
@@ -227,7 +233,7 @@ class TunnelHost:
             self._taken += 1
             session = Session(
                 self._taken,
-                self._entropy.token(15),
+                self.mark + self._entropy.token(15)[len(self.mark) :],
                 asked,
                 self._config,
                 wishes=self._wishes,
