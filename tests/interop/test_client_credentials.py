@@ -30,6 +30,18 @@ def jwt(**claims: str) -> str:
     return ".".join([*texts, "signed"])
 
 
+def read_body(asked: BaseHTTPRequestHandler) -> bytes:
+    """Return a request's body, which the stock server sends in chunks."""
+    if asked.headers.get("transfer-encoding") != "chunked":
+        return asked.rfile.read(int(asked.headers.get("content-length", "0")))
+    body = b""
+    while size := int(asked.rfile.readline(), 16):
+        body += asked.rfile.read(size)
+        asked.rfile.readline()
+    asked.rfile.readline()
+    return body
+
+
 class Vendor(_Server):
     """API and gateway of the vendor: gives out a token, and says whether one is good."""
 
@@ -40,7 +52,7 @@ class Vendor(_Server):
         super().__init__()
 
     def serve(self, asked: BaseHTTPRequestHandler) -> None:
-        body = asked.rfile.read(int(asked.headers.get("content-length", "0")))
+        body = read_body(asked)
         if asked.path == "/oauth2/token":
             self.forms.append(parse_qs(body.decode()))
             token = {"access_token": self.bearer.removeprefix("Bearer "), "token_type": "bearer", "expires_in": 3600}
