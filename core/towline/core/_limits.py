@@ -31,6 +31,9 @@ class Limits(Record, frozen=True):
     http_piece: int = 64 * KIB
     # Unread rest of a body that is drained to keep a connection; above it the connection is dropped.
     http_drain: int = 64 * KIB
+    # Bytes read on after a refusal, within `time_linger`: a sender whose rest is reset never sees why. Six times the
+    # largest body that is taken.
+    http_linger: int = 64 * MIB
     # Bytes of the next requests held while one is answered; a peer that sends more is closed after the answer.
     http_pipeline: int = 128 * KIB
 

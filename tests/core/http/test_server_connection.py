@@ -269,7 +269,7 @@ def test_a_short_rest_of_a_body_is_read_for_the_sake_of_the_link() -> None:
 
 
 def test_a_long_rest_of_a_body_is_not() -> None:
-    limits = Limits(http_drain=10, http_request_body=100)
+    limits = Limits(http_drain=10, http_linger=100)
     for size, state in ((10, "emptying"), (11, "lingering")):
         server = serving(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % size, limits=limits)
         server.respond(401, (), now=0.0)

@@ -107,7 +107,7 @@ class ServerConnection:
         self._now = now
         if self.state == "lingering":
             self._dropped += len(data)
-            if self._dropped > self._limits.http_request_body:
+            if self._dropped > self._limits.http_linger:
                 self._finish("last", Close(self.link))
         elif self.state != "closed" and len(data):
             self._inbox.append(memoryview(data))
