@@ -199,6 +199,7 @@ class Soak:
         await self._until_back(cutter, tunnels)
         first = [await one.figures() for one in watched]
         tenth: list[Figures] = []
+        figures = first
         began = time.monotonic()
         for at in range(rounds):
             before = cutter.made
@@ -210,7 +211,7 @@ class Soak:
                 self._say(at + 1, cutter.made - tunnels, time.monotonic() - began, watched, figures)
                 if at + 1 == rounds // 10:
                     tenth = figures
-        last = [await one.figures() for one in watched]
+        last = figures
         print(f"resting {rest:.0f} s, so that kept links end")
         await asyncio.sleep(rest)
         after = [await one.figures() for one in watched]

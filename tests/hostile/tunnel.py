@@ -140,7 +140,8 @@ class Switch:
         self.target = target
         self.turned_at: float | None = None
         self.first_at: float | None = None  # the first connection after the turn
-        self._live: list[socket.socket] = []
+        self._live: set[socket.socket] = set()
+        self._closed = False
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -148,15 +149,17 @@ class Switch:
     def turn(self, target: int) -> None:
         """Lead new connections elsewhere, and cut those that are."""
         self.target, self.turned_at = target, time.monotonic()
-        for end in self._live:
-            _hang_up(end)
+        self._cut()
 
     def close(self) -> None:
+        self._closed = True
         _hang_up(self._listening)
         self._listening.close()
-        for end in self._live:
+        self._cut()
+
+    def _cut(self) -> None:
+        for end in list(self._live):
             _hang_up(end)
-            end.close()
 
     def _accept(self) -> None:
         while True:
@@ -166,15 +169,26 @@ class Switch:
                 return
             if self.turned_at is not None and self.first_at is None:
                 self.first_at = time.monotonic()
+            threading.Thread(target=self._carry, args=(near,), daemon=True).start()
+
+    def _carry(self, near: socket.socket) -> None:
+        """Join one connection to its server until both have ended; whoever opened a socket closes it."""
+        with near:
             try:
                 far = socket.create_connection(("127.0.0.1", self.target), 5)
             except OSError:
-                near.close()
-                continue
-            self._live += [near, far]
-            far.settimeout(None)
-            for source, sink in ((near, far), (far, near)):
-                threading.Thread(target=_copy, args=(source, sink), daemon=True).start()
+                return
+            with far:
+                far.settimeout(None)
+                ends = {near, far}
+                self._live |= ends
+                if self._closed:
+                    return
+                back = threading.Thread(target=_copy, args=(far, near), daemon=True)
+                back.start()
+                _copy(near, far)
+                back.join()
+                self._live -= ends
 
 
 def _hang_up(end: socket.socket) -> None:
