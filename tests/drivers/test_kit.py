@@ -35,21 +35,21 @@ def fails(check: Any) -> Any:
 
 
 def forgets_back_pressure(monkeypatch: pytest.MonkeyPatch) -> None:
-    turn = on_trio.Pump._turn
-    monkeypatch.setattr(on_trio.Pump, "_turn", lambda self, fact, source=None: turn(self, fact))
+    turn = on_trio.EpollPump._turn
+    monkeypatch.setattr(on_trio.EpollPump, "_turn", lambda self, fact, source=None: turn(self, fact))
 
 
 def stops_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_trio.Pump, "_let_go", lambda self, link: self._release(link, reset=False))
+    monkeypatch.setattr(on_trio.EpollPump, "_let_go", lambda self, link: self._release(link, reset=False))
 
 
 def pauses_tunnels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_trio.Pump, "_share", lambda self, wish: None)
+    monkeypatch.setattr(on_trio.EpollPump, "_share", lambda self, wish: None)
     monkeypatch.setitem(_turns.DO, Share, lambda self, wish: None)
 
 
 def hides_the_guard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(on_trio.Pump, "_judge", lambda self, wish, addresses: None)
+    monkeypatch.setattr(on_trio.EpollPump, "_judge", lambda self, wish, addresses: None)
 
 
 def wakes_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,8 +62,8 @@ def wakes_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
         await trio.sleep(0.01)
         self._turn(WAKE)
 
-    monkeypatch.setattr(on_trio.Pump, "_wake", wake, raising=False)
-    monkeypatch.setattr(on_trio.Pump, "_rearm", rearm)
+    monkeypatch.setattr(on_trio.EpollPump, "_wake", wake, raising=False)
+    monkeypatch.setattr(on_trio.EpollPump, "_rearm", rearm)
 
 
 def keeps_what_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def keeps_what_is_not_proved(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def returns_windows_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The law of windows, broken outright."""
-    monkeypatch.setattr(on_trio.Pump, "_lend", lambda self, lease: self._pool.give(lease.buffer))
+    monkeypatch.setattr(on_trio.EpollPump, "_lend", lambda self, lease: self._pool.give(lease.buffer))
 
 
 def takes_opening_for_sent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,17 +96,17 @@ def takes_backlog_for_sent(monkeypatch: pytest.MonkeyPatch) -> None:
 def forgets_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """A window goes back while a worker still hashes or writes it."""
 
-    lend = on_trio.Pump._lend
+    lend = on_trio.EpollPump._lend
 
     def without(self: Any, lease: Any) -> None:
         lease.threads.clear()
         lend(self, lease)
 
-    monkeypatch.setattr(on_trio.Pump, "_lend", without)
+    monkeypatch.setattr(on_trio.EpollPump, "_lend", without)
 
 
 def reads_past_the_body(monkeypatch: pytest.MonkeyPatch) -> None:
-    window = on_trio.Pump._window
+    window = on_trio.EpollPump._window
     monkeypatch.setitem(_turns.DO, Window, lambda self, wish: window(self, Window(wish.link, wish.limit + KIB)))
 
 

@@ -38,7 +38,7 @@ async def open_pump(
     store: BlobStore | None = None,
     linger: float = 5.0,
     build: Build | None = None,
-) -> AsyncIterator[TaskPump]:
+) -> AsyncIterator[Pump]:
     """Drive a machine while the block lasts; it is woken once, and its listeners are bound, before the block begins.
 
     Leaving the block before the machine ended cuts its links; `await pump.finished()` first to let it end.
@@ -89,7 +89,7 @@ async def perform(
         return await pump.finished()
 
 
-class TaskPump(Turns):
+class Pump(Turns):
     """A running machine: `tell` it facts, read its `events`, await that it is `finished`. Each link has its tasks.
 
     `ports` has the port each listener got, `addresses` all (host, port) pairs it is bound to.
@@ -216,7 +216,7 @@ class TaskPump(Turns):
         trio.lowlevel.notify_closing(sock)
 
 
-class Pump(TaskPump):
+class EpollPump(Pump):
     """A running machine whose links share one task: they are waited for through one epoll."""
 
     def __init__(self, nursery: trio.Nursery, machine: Machine[Any, Any], **how: Any) -> None:
@@ -264,7 +264,7 @@ class Pump(TaskPump):
         self._ready.close()
 
 
-PUMP: type[TaskPump] = Pump if HAS_EPOLL else TaskPump
+PUMP: type[Pump] = EpollPump if HAS_EPOLL else Pump
 
 
 async def _connect(sock: socket.socket, address: Any) -> None:
