@@ -9,8 +9,8 @@ import pytest
 from worlds.brokers import TOKEN, HandMade, Serving
 from worlds.world import Answer, Party
 
-from towline.core import Limits, Secret
-from towline.core.broker import AcceptRules, Reload, encode_upload_head
+from towline.core import Accepted, Finished, Limits, Received, Secret
+from towline.core.broker import AcceptRules, Reload, Stop, encode_upload_head
 
 HEAD = encode_upload_head(200, {"content-type": "text/plain", "x-a": "b"})
 
@@ -343,3 +343,26 @@ def test_a_client_that_stops_is_asked_no_more_and_answers_what_it_was() -> None:
     assert (waiting.status, waiting.body) == (200, b"body")
     serving.client()
     assert serving.relay("/z").pending
+
+
+def test_a_server_that_stops_takes_answers_on_links_that_stood() -> None:
+    """What was asked before is finished, though its answer comes on a link that was idle."""
+    serving = Serving()
+    _, client = serving.client()
+    serving.world.tell(serving.server, Accepted(1000, "http", "raw"))
+
+    def upload(number: int) -> None:
+        target = f"/response-data/{TOKEN}/{client.asked[number]['streamingID']}"
+        body = HEAD + b"answer"
+        head = f"POST {target} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
+        serving.world.tell(serving.server, Received(1000, head.encode() + body))
+        serving.world.run(0.1)
+
+    first = serving.relay("/first")
+    upload(0)
+    second = serving.relay("/second")
+    serving.world.tell(serving.server, Stop(25.0))
+    serving.world.run(0.1)
+    upload(1)
+    assert [first.body, second.body] == [b"answer", b"answer"]
+    assert serving.server.of(Finished)

@@ -253,7 +253,7 @@ class BrokerClient:
 
     def _stop(self, within: float, now: Instant) -> None:
         self._stop_by = now + within
-        self._desk.drain(now)
+        self._desk.drain()
         for connection in self._connections:
             connection.leave(0.0 if self._started is None else now - self._started, now)
 

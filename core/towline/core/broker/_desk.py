@@ -189,12 +189,12 @@ class Desk:
     def next(self) -> DeskEvent | None:
         return self._events.popleft() if self._events else None
 
-    def drain(self, now: Instant) -> None:
-        """Take no further request: idle links close, others after their answer."""
+    def drain(self) -> None:
+        """Let each link close after its next answer. An idle one stays until then: what a client uploads to finish
+        what is under way may be on its way on it, and would be lost."""
         self._draining = True
-        for seat in list(self._seats.values()):
-            seat.connection.drain(now)
-            self._settle(seat, now)
+        for seat in self._seats.values():
+            seat.connection.draining = True
 
     def reading_before(self, number: int) -> bool:
         """Whether a request that began before the one with this number is still coming in."""

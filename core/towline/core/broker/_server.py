@@ -296,7 +296,7 @@ class BrokerServer:
         self._stop_by = until
         self._status.stopping = True
         self._host.stop()
-        self._desk.drain(now)
+        self._desk.drain()
 
     def _busy(self) -> bool:
         """Whether something that began before the stop is not finished."""
