@@ -317,6 +317,8 @@ def test_limits_are_exact() -> None:
     assert isinstance(rules.decide("GET", "/" + "a" * most, {}), Denied)
     assert isinstance(rules.decide("GET", "/a" * LIMITS.filter_segments, {}), Allowed)
     assert isinstance(rules.decide("GET", "/a" * (LIMITS.filter_segments + 1), {}), Denied)
+    assert isinstance(rules.decide("GET", "/%61" * LIMITS.filter_segments, {}), Allowed)
+    assert isinstance(rules.decide("GET", "/%61" * (LIMITS.filter_segments + 1), {}), Denied)
     names = {f"x-{at}": "1" for at in range(LIMITS.http_headers)}
     assert isinstance(rules.decide("GET", "/a", names), Allowed)
     assert isinstance(rules.decide("GET", "/a", {**names, "y": "1"}), Denied)
@@ -350,3 +352,38 @@ def test_body_conditions_need_strict_json(body: bytes) -> None:
     rules = private({"method": "POST", "path": "/b", "valid": [{"path": "kind", "value": "image"}]})
     assert isinstance(rules.decide("POST", "/b", {}, b'{"kind":"image","n":1.5e3}'), Allowed)
     assert isinstance(rules.decide("POST", "/b", {}, body), Denied)
+
+
+@pytest.mark.parametrize(
+    ("headers", "passes"),
+    [
+        ({"x-a": "b", "X_B!": "ü \t"}, True),
+        ({"x-a": ["b"]}, False),
+        ({"x-a": None}, False),
+        ({"": "b"}, False),
+        ({"x a": "b"}, False),
+        ({"x-a": "b\r\nc: d"}, False),
+        ({"x-a": "b\0"}, False),
+        ({"x-a": "\u0100"}, False),
+        ({"ü": "b"}, False),
+        ({"x-a": "b", "X-A": "c"}, False),
+        ({"x-a": "b" * LIMITS.http_header}, False),
+        ({"x-a": "b" * (LIMITS.http_header - 3)}, True),
+        ({f"x-{n}": "b" * 8000 for n in range(5)}, False),
+        ({f"x-{n}": "b" for n in range(LIMITS.http_headers + 1)}, False),
+        ({}, True),
+    ],
+)
+def test_headers_that_would_not_survive_the_wire_are_denied(headers: dict[str, Any], passes: bool) -> None:
+    """All are judged at once; what one alone would be denied for is denied among others too."""
+    rules = private({"path": "/*"})
+    for told in (headers, {"accept": "*/*", "user-agent": "x/1 (y)"} | headers):
+        assert isinstance(rules.decide("GET", "/a", told), Allowed) == passes
+
+
+def test_what_one_hop_owns_is_named_by_its_connection_header() -> None:
+    rules = private({"path": "/*"})
+    told = {"Connection": "close, X-Mine", "x-mine": "1", "x-kept": "2", "proxy-x": "3", "X-Forwarded-For": "4"}
+    verdict = rules.decide("GET", "/a", told)
+    assert isinstance(verdict, Allowed)
+    assert verdict.headers == {"x-kept": "2"}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from towline.core import RemoteProtocolError
 from towline.core.broker._automaton import Automaton
-from towline.core.broker._pattern import compile_glob, compile_path, path_symbols
+from towline.core.broker._pattern import compile_glob, compile_path, literal_start, path_symbols
 from towline.core.broker._regex import NotARegex, compile_regex, parse_regex
 
 
@@ -186,3 +186,34 @@ def test_globs(pattern: str, yes: list[str], no: list[str]) -> None:
 def test_globs_that_are_refused(pattern: str) -> None:
     with pytest.raises(RemoteProtocolError):
         compile_glob(pattern)
+
+
+def test_answers_are_the_same_whatever_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a" * size for size in range(1, 30)]
+    pattern = "/(a{1,7}|a{20})"
+    fresh = [compile_path(pattern).matches(path_symbols("/" + text)) for text in texts]
+    monkeypatch.setattr("towline.core.broker._automaton.MOST_REMEMBERED", 2)
+    kept = compile_path(pattern)
+    assert [kept.matches(path_symbols("/" + text)) for text in texts] == fresh
+    assert fresh == [size <= 7 or size == 20 for size in range(1, 30)]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "start"),
+    [
+        ("/list/*", "/list"),
+        ("list", "/list"),
+        ("/a/:b", "/a"),
+        ("/a/:b?", "/a"),
+        ("/a.:b", "/a"),
+        ("/a(b)?", "/a"),
+        ("/*", ""),
+        ("/", "/"),
+        ("/a\\:b", "/a"),
+    ],
+)
+def test_every_path_that_matches_begins_with_the_literal_start(pattern: str, start: str) -> None:
+    assert literal_start(pattern) == start
+    automaton = compile_path(pattern)
+    for path in ("/", "/list", "/list/x", "/a", "/a/b", "/a.b", "/ab", "/a:b", "/b", "/%61"):
+        assert path.startswith(start) or not automaton.matches(path_symbols(path))
