@@ -1,6 +1,7 @@
 """The logins a person already has: what `docker`, `podman`, `skopeo` and `oras` wrote (ecosystem.md §1.3).
 
-Only the hand tools read these; a program reads nothing of its user's home.
+In each file, for one registry: the credential helper of its host, then its own entries, then the store for all.
+Only the hand tools look for these files; a program reads the one that it is told of, and nothing of its user's home.
 """
 
 from __future__ import annotations
@@ -10,10 +11,13 @@ import binascii
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from towline.core import RemoteProtocolError, Secret
+from towline.core import Record, RemoteProtocolError, Secret
 from towline.core.registry import Credentials
+from towline.runtimes.credential_programs import from_helper
+
+T = TypeVar("T")
 
 _LARGEST_FILE: Final = 1024 * 1024
 # What docker calls its own registry in a login file.
@@ -36,18 +40,52 @@ def places(environment: Mapping[str, str], authfile: str | None = None) -> list[
     return [path for path in found if path.is_file()]
 
 
-def find(files: Iterable[Path], host: str, repository: str = "") -> Credentials | None:
+class _File(Record, frozen=True):
+    """One login file: its entries by host, with or without a path, and the helpers that keep logins for it."""
+
+    path: Path
+    entries: dict[str, dict[str, Any]]
+    helpers: dict[str, str]
+    store: str | None
+
+
+async def find(
+    files: Iterable[Path], host: str, repository: str = "", environment: Mapping[str, str] | None = None
+) -> Credentials | None:
     """Return the login for a repository: the longest path that matches, in the first file that has one.
 
-    Raises RemoteProtocolError("malformed-credentials") that names the file and the entry, never its value.
+    `environment` is what a helper program gets.
+
+    Raises:  RemoteProtocolError("malformed-credentials") that names the file and the entry, never its value;
+             what a helper raises
     """
+    around = environment or {}
     for path in files:
-        entries = _entries(path)
-        for key in _candidates(host, repository):
-            # An entry may be empty: its login is kept by a helper program.
-            if key in entries and (login := _credentials(path, key, entries[key])) is not None:
-                return login
+        file = _read(path)
+        if (login := await _in_file(file, host, repository, around)) is not None:
+            return login
     return None
+
+
+async def _in_file(file: _File, host: str, repository: str, environment: Mapping[str, str]) -> Credentials | None:
+    names = _DOCKER_HUB if host in _DOCKER_HUB else (host,)
+    server = names[0]
+    own = next((file.helpers[name] for name in names if name in file.helpers), None)
+    if own is not None and (login := await from_helper(own, server, environment)) is not None:
+        return login
+    for key in _candidates(host, repository):
+        # An entry may be empty: its login is kept by a helper program.
+        if key in file.entries and (login := _credentials(file.path, key, file.entries[key])) is not None:
+            return login
+    if file.store is None or file.store == own:
+        return None
+    try:
+        return await from_helper(file.store, server, environment)
+    except RemoteProtocolError as error:
+        # A store that is not here matters to those alone whose login is in it.
+        if error.kind != "invalid-configuration" or any(name in file.entries for name in names):
+            raise
+        return None
 
 
 def _candidates(host: str, repository: str) -> list[str]:
@@ -57,7 +95,7 @@ def _candidates(host: str, repository: str) -> list[str]:
     return keys + hosts
 
 
-def _entries(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> _File:
     try:
         with path.open("rb") as file:
             content = file.read(_LARGEST_FILE + 1)
@@ -65,13 +103,20 @@ def _entries(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else "not JSON"
         raise RemoteProtocolError("malformed-credentials", f"login file {path}: {why}") from None
-    auths = tree.get("auths") if isinstance(tree, dict) else None
-    if not isinstance(tree, dict) or (auths is not None and not isinstance(auths, dict)):
+    if not isinstance(tree, dict):
         raise RemoteProtocolError("malformed-credentials", f"login file {path}: expected an object with auths")
+    auths, helpers, store = (tree.get(name) for name in ("auths", "credHelpers", "credsStore"))
+    for name, value in (("auths", auths), ("credHelpers", helpers)):
+        if value is not None and not isinstance(value, dict):
+            raise RemoteProtocolError("malformed-credentials", f"login file {path}: expected an object as {name}")
     plain = {key: value for key, value in (auths or {}).items() if isinstance(value, dict)}
-    # docker writes `https://host/v1/`, podman `host`: both forms name the same registry.
-    bare = {key.split("://", 1)[1].split("/", 1)[0]: value for key, value in plain.items() if "://" in key}
-    return bare | plain
+    named = {key: value for key, value in (helpers or {}).items() if isinstance(value, str) and value}
+    return _File(path, _bare(plain) | plain, _bare(named) | named, store if isinstance(store, str) and store else None)
+
+
+def _bare(entries: Mapping[str, T]) -> dict[str, T]:
+    """Return entries by host alone: docker writes `https://host/v1/`, podman `host`, for the same registry."""
+    return {key.split("://", 1)[1].split("/", 1)[0]: value for key, value in entries.items() if "://" in key}
 
 
 def _credentials(path: Path, key: str, entry: dict[str, Any]) -> Credentials | None:
@@ -84,6 +129,10 @@ def _credentials(path: Path, key: str, entry: dict[str, Any]) -> Credentials | N
         if not separator:
             why = f"login file {path}: the auth of {key} is not base64 of user:password"
             raise RemoteProtocolError("malformed-credentials", why)
-    if isinstance(username, str) and isinstance(password, str) and username:
-        return Credentials(username, Secret(password.rstrip("\0")))
+    token = entry.get("identitytoken")
+    identity = Secret(token) if isinstance(token, str) and token else None
+    if identity is not None and not isinstance(username, str):
+        username, password = "", ""
+    if isinstance(username, str) and isinstance(password, str) and (username or identity):
+        return Credentials(username, Secret(password.rstrip("\0")), identity)
     return None

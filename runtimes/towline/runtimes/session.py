@@ -135,7 +135,8 @@ def _credentials(arguments: argparse.Namespace, host: str, repository: str) -> C
     if arguments.anonymous or arguments.login is not None:
         login: Credentials | None = arguments.login
         return login
-    return logins.find(logins.places(os.environ, arguments.authfile), host, repository)
+    files = logins.places(os.environ, arguments.authfile)
+    return trio.run(logins.find, files, host, repository, os.environ) if files else None
 
 
 def typed_login(arguments: argparse.Namespace) -> Credentials | None:

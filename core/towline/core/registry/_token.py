@@ -32,10 +32,21 @@ class Credentials(Record, frozen=True):
     def basic(self) -> Secret:
         """Return the value of a Basic Authorization header.
 
-        Raises:  malformed-credentials, for a user name with a colon: RFC 7617 cannot carry one
+        Raises:  malformed-credentials, for a user name with a colon: RFC 7617 cannot carry one; registry-unauthorized
+                 for an identity token without a password
         """
+        if self.identity_token is not None and not self.secret:
+            raise RemoteProtocolError(
+                "registry-unauthorized",
+                "expected a registry that takes identity tokens, got one that wants a user name and a password",
+                hint="log in with a user name and a password or access token",
+            )
         if ":" in self.username:
-            raise RemoteProtocolError("malformed-credentials", "expected a user name without ':', got one with")
+            raise RemoteProtocolError(
+                "malformed-credentials",
+                "expected a user name without ':', got one with",
+                hint="Basic cannot carry it; was user:password given as the user name?",
+            )
         return Secret("Basic " + self.pair())
 
     def pair(self) -> str:

@@ -53,7 +53,7 @@ def exchange(registry: Registry, key: TokenKey) -> Step[TokenAnswer | None]:
     Raises:  registry-unauthorized with the service's code, realm-blocked, invalid-configuration
     """
     who, around = registry.credentials, registry.surroundings
-    if who is not None and who.username != NULL_USER:
+    if who is not None and who.username != NULL_USER and who.identity_token is None:
         return None
     if who is None and not (around.variable("AZURE_TENANT_ID") or _managed(registry)):
         return None
@@ -65,7 +65,11 @@ def exchange(registry: Registry, key: TokenKey) -> Step[TokenAnswer | None]:
     now = yield from clock()
     was_held = registry.recall(_HELD, now) is not None
     while True:
-        refresh = who.secret if who is not None else (yield from _refresh_token(registry, realm, key.service))
+        if who is not None:
+            # A login helper keeps a refresh token as an identity token, people give it as the password.
+            refresh = who.identity_token or who.secret
+        else:
+            refresh = yield from _refresh_token(registry, realm, key.service)
         fields: dict[str, str | Secret] = {
             "grant_type": "refresh_token",
             "service": key.service,
