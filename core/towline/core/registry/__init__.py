@@ -30,6 +30,7 @@ from towline.core.registry._image import (
 from towline.core.registry._link import BadLink, next_page
 from towline.core.registry._listing import list_repositories, list_tags
 from towline.core.registry._manifest import Descriptor, ImageIndex, ImageManifest, Manifest, parse_manifest
+from towline.core.registry._pace import Pace
 from towline.core.registry._pages import Details, Listing, TagDetail
 from towline.core.registry._platform import DEFAULT_PLATFORM, Platform
 from towline.core.registry._realm import RealmVerdict, realm_allowed
@@ -71,6 +72,7 @@ __all__ = [
     "PLAIN",
     "Manifest",
     "ManifestHead",
+    "Pace",
     "Platform",
     "Progress",
     "RealmVerdict",

@@ -53,6 +53,7 @@ def send(registry: Registry, request: Request, want: Want, follow: Follow | None
     """
     attempt = timeouts = 0
     while True:
+        yield from _turn(registry)
         reply = yield from _once(registry, request, want, follow)
         last = attempt >= registry.retries or request.method not in RETRYABLE_METHODS
         now = yield from clock()
@@ -70,6 +71,8 @@ def send(registry: Registry, request: Request, want: Want, follow: Follow | None
             if reply.status not in RETRYABLE_STATUS:
                 return reply
             asked = asked_wait(reply.head, now, registry.epoch)
+            if registry.pace is not None and (reply.status == 429 or asked is not None):
+                registry.pace.slow_down(now, min(asked or 0.0, registry.limits.retry_after))
             if asked is not None and asked > registry.limits.retry_after:
                 raise too_long_a_wait(reply, asked, request.method)
             if last:
@@ -82,6 +85,15 @@ def send(registry: Registry, request: Request, want: Want, follow: Follow | None
         fields = {"method": request.method, "url": redacted(request.url), "why": why, "wait_seconds": round(wait, 3)}
         yield from say(Note("info", "registry.retry", fields))
         yield from sleep(now + wait)
+
+
+def _turn(registry: Registry) -> Step[None]:
+    """Wait for a request's turn, where the registry is asked at a pace."""
+    if registry.pace is not None:
+        now = yield from clock()
+        at = registry.pace.turn(now)
+        if at > now:
+            yield from sleep(at)
 
 
 def too_long_a_wait(reply: Reply, asked: float | None, method: str) -> RemoteProtocolError:

@@ -13,6 +13,7 @@ from towline.core._secret import Secret
 from towline.core.http import Url
 from towline.core.registry._dialect import PLAIN, Dialect
 from towline.core.registry._digest import shown
+from towline.core.registry._pace import Pace
 from towline.core.registry._reference import DOCKER_API_HOST, DOCKER_DOMAIN, check_repository
 from towline.core.registry._surroundings import NOWHERE, Role, Surroundings
 from towline.core.registry._token import Credentials
@@ -59,7 +60,8 @@ class Registry:
     `base` is `[scheme://]host[:port][/prefix]`; the scheme is https when it is not written, http only when
     `plain_http` allows it. `epoch` is wall time minus `now`, for waits that a server gives as a date.
     `namespaces` are those a vendor's listing goes through, and `api` is where its API is, if not at the usual place.
-    `role` and `surroundings` are what a cloud's login draws on. `warnings` tell what was mended in `base`.
+    `role` and `surroundings` are what a cloud's login draws on; `pace` is how fast it is asked, without one as
+    fast as it answers. `warnings` tell what was mended in `base`.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Registry:
         namespaces: Iterable[str] = (),
         api: str | None = None,
         retries: int | None = None,
+        pace: Pace | None = None,
         epoch: float | None = None,
         streams: StreamNumbers | None = None,
         limits: Limits = LIMITS,
@@ -93,6 +96,7 @@ class Registry:
         self.namespaces = tuple(namespaces)
         self._api = api
         self.retries = limits.retries if retries is None else retries
+        self.pace = pace
         self.epoch = epoch
         self.entropy = entropy
         self.streams = streams or StreamNumbers()
