@@ -35,6 +35,18 @@ def test_links_are_followed_and_repeats_left_out() -> None:
     assert (done.value.items, done.value.complete, done.value.warnings) == (("a", "b", "c", "d"), True, ())
 
 
+def test_a_proxy_that_takes_the_prefix_off_leaves_it_out_of_links() -> None:
+    below = "/some/prefix"
+    done = play(
+        list_tags(registry(f"https://registry.example{below}"), "a/b", page_size=1),
+        asks(f"{below}{TAGS}?n=1"),                gives(200, link(f"{TAGS}?n=1&last=b"), json={"tags": ["b"]}),
+        asks(f"{below}{TAGS}?n=1&last=b"),         gives(200, link(f"{below}{TAGS}?last=c"), json={"tags": ["c"]}),
+        asks(f"{below}{TAGS}?last=c"),             gives(200, link("/v2/x/tags/list?last=d"), json={"tags": ["d"]}),
+        asks("/v2/x/tags/list?last=d"),             gives(404),
+    )  # fmt: skip
+    assert done.kind == "repository-not-found"
+
+
 def test_without_links_a_full_page_is_asked_on_by_its_last_item() -> None:
     done = tags(
         asks(f"{TAGS}?n=2"),                        gives(json={"tags": ["a", "b"]}),

@@ -50,15 +50,15 @@ class RegistryPeer:
 
 @contextmanager
 def docker_registry(
-    root: Path, *, htpasswd: Login | None = None, token: TokenServer | None = None, more: str = ""
+    root: Path, *, htpasswd: Login | None = None, token: TokenServer | None = None, more: str = "", prefix: str = ""
 ) -> Iterator[RegistryPeer]:
-    """Run a docker-registry on loopback over this folder. `more` is added to its configuration."""
+    """Run a docker-registry on loopback over this folder, below a path. `more` is added to its configuration."""
     program = need_peer("docker-registry")
-    port = _free_port()
+    port = free_port()
     with tempfile.TemporaryDirectory(prefix="docker-registry-") as name:
         folder = Path(name)
         config = folder / "config.yml"
-        config.write_text(_config(root, port, _auth(folder, htpasswd, token)) + more)
+        config.write_text(_config(root, port, prefix, _auth(folder, htpasswd, token)) + more)
         log = folder / "log"
         with log.open("wb") as out:
             # Variables named REGISTRY_… would change the configuration.
@@ -105,7 +105,8 @@ def push(registry: RegistryPeer, source: str, name: str) -> None:
         assert done.returncode == 0, f"skopeo copy {source}: {done.stderr}"
 
 
-def _config(root: Path, port: int, auth: str) -> str:
+def _config(root: Path, port: int, prefix: str, auth: str) -> str:
+    below = f"\n  prefix: {prefix}/" if prefix else ""
     return f"""\
 version: 0.1
 log:
@@ -115,7 +116,7 @@ storage:
   filesystem: {{rootdirectory: {json.dumps(str(root))}}}
   delete: {{enabled: true}}
 http:
-  addr: 127.0.0.1:{port}
+  addr: 127.0.0.1:{port}{below}
 {auth}"""
 
 
@@ -142,7 +143,8 @@ def _auth(folder: Path, htpasswd: Login | None, token: TokenServer | None) -> st
     return ""
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a loopback port that nobody had a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -135,6 +135,9 @@ def _walk(registry: Registry, walk: _Walk, wanted: Wanted, collected: Collected)
         page = walk.items(reply.body, redacted(url))
         fresh = collected.add(page, url)
         linked = next_page(url, reply.head.all("link"), registry.limits, query_only=registry.dialect.link == "query")
+        if linked is not None and linked.path != url.path == registry.base.path + linked.path:
+            # A proxy took the base's path off the request, so the registry's link is without it.
+            linked = Url(linked.scheme, linked.host, linked.port, url.path, linked.query)
         links |= linked is not None
         # A server that links its pages ends the list by not linking; others are asked by the last item.
         url = linked if links else _after_last(registry, walk, page, fresh, n)
