@@ -187,13 +187,16 @@ class Nodes:
     def programs(self) -> list[Program]:
         return [*self.servers, *self.clients]
 
-    def start(self) -> None:
+    def start(self, tunnels: int = 4) -> None:
+        """Start everything, and wait until both nodes know of so many tunnels."""
         self.redis.start()
-        for program in self.programs:
-            program.start()
+        for server in self.servers:
+            server.start()
         for number in (0, 1):
             self.await_node(number)
-        wait(lambda: all(self.clients_seen(number) == 4 for number in (0, 1)), 20, self.said)
+        for client in self.clients:
+            client.start()
+        wait(lambda: all(self.clients_seen(number) == tunnels for number in (0, 1)), 30, self.said)
 
     def close(self) -> None:
         for program in self.programs:

@@ -216,13 +216,9 @@ def test_the_stock_client_behind_a_balancer_that_knows_nothing(tmp_path: Path) -
     """It begins with polls, each of which comes to the node that is next."""
     need_peer("snyk-broker-client")
     with balanced(tmp_path) as (cluster, port):
-        cluster.redis.start()
-        for server in cluster.servers:
-            server.start()
-        for number in (0, 1):
-            cluster.await_node(number)
-        cluster.stock_client(port).start()
-        wait(lambda: [cluster.clients_seen(it) for it in (0, 1)] == [2, 2], 30, cluster.said)
+        cluster.clients.clear()
+        cluster.stock_client(port)
+        cluster.start(tunnels=2)
         all_served(cluster, port)
         assert [cluster.clients_seen(it) for it in (0, 1)] == [2, 2]
 

@@ -39,21 +39,15 @@ _TRIES: Final = 64
 
 
 class NodeService:
-    """One node and the directory. `tell` hands the machine a fact; `run` lives as long as the server does."""
+    """One node and the directory: `join` before the server listens, `start` once its machine runs, `run` as long."""
 
-    def __init__(
-        self,
-        directory: RedisDirectory,
-        cluster: ClusterConfig,
-        tell: Callable[[Any], None],
-        *,
-        grace: float,
-        log: Log,
-    ) -> None:
+    def __init__(self, directory: RedisDirectory, cluster: ClusterConfig, *, grace: float, log: Log) -> None:
+        # What the machine is to be told once it runs.
+        self._early: list[Any] = []
         self._directory = directory
         self._cluster = cluster
         self._keys = cluster.keys()
-        self._tell = tell
+        self._tell: Callable[[Any], None] = self._early.append
         self._grace = grace
         self._log = log
         # The number is 0 and the record empty until a number is claimed.
@@ -85,6 +79,20 @@ class NodeService:
             self._changes[event.name] = None
         self._changed.set()
 
+    async def join(self) -> None:
+        """Begin the lease, if the directory is there: what is begun here can be found from the first request on."""
+        try:
+            await self._renew()
+        except DirectoryAway as error:
+            self._say_away(error)
+
+    def start(self, tell: Callable[[Any], None]) -> None:
+        """Hand facts to a machine from here on."""
+        self._tell = tell
+        for fact in self._early:
+            tell(fact)
+        self._early.clear()
+
     async def run(self) -> None:
         """Keep the lease, write changes, answer questions, until it is cancelled."""
         async with anyio.create_task_group() as tasks:
@@ -114,18 +122,20 @@ class NodeService:
     # ── the lease ──────────────────────────────────────────────────────────────
     async def _keep(self) -> None:
         while True:
+            await anyio.sleep(min(1.0, self._cluster.lease / 10) if self._away else self._cluster.lease / 3)
             try:
                 await self._renew()
             except DirectoryAway as error:
-                if not self._away:
-                    self._away = True
-                    self._log.say("warning", "directory of nodes is away", problem=str(error))
-                await anyio.sleep(min(1.0, self._cluster.lease / 10))
+                self._say_away(error)
                 continue
             if self._away:
                 self._away = False
                 self._log.say("info", "directory of nodes is back", tokens=len(self._held))
-            await anyio.sleep(self._cluster.lease / 3)
+
+    def _say_away(self, error: DirectoryAway) -> None:
+        if not self._away:
+            self._away = True
+            self._log.say("warning", "directory of nodes is away", problem=str(error))
 
     async def _renew(self) -> None:
         for _ in range(_TRIES):
@@ -214,14 +224,16 @@ class NodeService:
 async def open_nodes(
     url: Secret,
     cluster: ClusterConfig,
-    tell: Callable[[Any], None],
     *,
     grace: float,
     tls: TlsSettings,
     log: Log,
 ) -> AsyncIterator[NodeService]:
-    """Be a node while the block lasts; `run` the service in it."""
+    """Be a node while the block lasts; `start` and `run` the service in it."""
     async with open_directory(url, cluster.keys().directory, lease=cluster.lease, tls=tls) as directory:
-        service = NodeService(directory, cluster, tell, grace=grace, log=log)
-        yield service
-        await service.leave()
+        service = NodeService(directory, cluster, grace=grace, log=log)
+        await service.join()
+        try:
+            yield service
+        finally:
+            await service.leave()

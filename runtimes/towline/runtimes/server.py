@@ -63,9 +63,11 @@ async def serve_server(
         exposition = Exposition("server", machine.figures)
     async with (
         open_results(results, log=log, token=token) as box,
+        _open_node(config, redis, dialer, log) as node,
         driver.open_pump(machine, dialer=dialer, listeners={"broker": listener}) as pump,
-        _open_node(config, redis, pump, dialer, log) as node,
     ):
+        if node is not None:
+            node.start(pump.tell)
         port = pump.ports["broker"]
         log.say("info", "server started", address=f"{listener.host}:{port}", results=str(results))
         task_status.started(port)
@@ -86,7 +88,7 @@ async def serve_server(
 
 @asynccontextmanager
 async def _open_node(
-    config: BrokerServerConfig, redis: Secret | None, pump: Any, dialer: Dialer | None, log: Log
+    config: BrokerServerConfig, redis: Secret | None, dialer: Dialer | None, log: Log
 ) -> AsyncIterator[NodeService | None]:
     """Be one of several nodes while the block lasts, if the configuration says so."""
     if config.cluster is None or redis is None:
@@ -96,7 +98,7 @@ async def _open_node(
     from towline.runtimes.nodes import open_nodes
 
     tls = dialer.tls if dialer is not None else TlsSettings()
-    opened = open_nodes(redis, config.cluster, pump.tell, grace=config.grace_seconds, tls=tls, log=log)
+    opened = open_nodes(redis, config.cluster, grace=config.grace_seconds, tls=tls, log=log)
     async with opened as service:
         yield service
 
