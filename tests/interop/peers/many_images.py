@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -25,20 +25,16 @@ _CONFIG = json.dumps(
 
 def push_many(address: str, repositories: int, tags: int) -> tuple[list[str], list[str]]:
     """Push to an open registry; return the names of all repositories, and the tags of `many/tags`, one of them."""
-    first = http.client.HTTPConnection(address, timeout=30)
     described = []
     for kind, data in (("config.v1+json", _CONFIG), ("layer.v1.tar", _LAYER)):
-        place = _send(first, "POST", f"/v2/{SOURCE}/blobs/uploads/", 202).getheader("location") or ""
         digest = "sha256:" + hashlib.sha256(data).hexdigest()
-        path = place.partition(address)[2]
-        _send(first, "PUT", f"{path}{'&' if '?' in path else '?'}digest={digest}", 201, data)
         described.append({"mediaType": f"application/vnd.oci.image.{kind}", "digest": digest, "size": len(data)})
-    first.close()
     config, layer = described
     manifest = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}).encode()
-    blobs = [str(config["digest"]), str(layer["digest"])]
+    blobs = {str(config["digest"]): _CONFIG, str(layer["digest"]): _LAYER}
+    push_image(address, SOURCE, "v0", manifest, blobs)
     wanted = [f"v{number}" for number in range(tags)]
-    _side_by_side(address, wanted, lambda on, tag: _put_manifest(on, SOURCE, tag, manifest))
+    _side_by_side(address, wanted[1:], lambda on, tag: _put_manifest(on, SOURCE, tag, manifest))
     names = [f"many/repository-{number}" for number in range(repositories - 1)]
 
     def push(on: http.client.HTTPConnection, name: str) -> None:
@@ -48,6 +44,17 @@ def push_many(address: str, repositories: int, tags: int) -> tuple[list[str], li
 
     _side_by_side(address, names, push)
     return sorted([*names, SOURCE]), sorted(wanted)
+
+
+def push_image(address: str, repository: str, tag: str, manifest: bytes, blobs: Mapping[str, bytes]) -> None:
+    """Push one image to an open registry, its blobs by their digests."""
+    connection = http.client.HTTPConnection(address, timeout=30)
+    for digest, data in blobs.items():
+        place = _send(connection, "POST", f"/v2/{repository}/blobs/uploads/", 202).getheader("location") or ""
+        path = place.partition(address)[2]
+        _send(connection, "PUT", f"{path}{'&' if '?' in path else '?'}digest={digest}", 201, data)
+    _put_manifest(connection, repository, tag, manifest)
+    connection.close()
 
 
 def _side_by_side(address: str, items: list[str], push: Callable[[http.client.HTTPConnection, str], None]) -> None:

@@ -29,6 +29,7 @@ http {{
   client_body_temp_path {run}/t1; proxy_temp_path {run}/t2; fastcgi_temp_path {run}/t3;
   uwsgi_temp_path {run}/t4; scgi_temp_path {run}/t5;
   proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; client_max_body_size 0;
+  {pace}
   proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme;
   server {{
     listen 127.0.0.1:{port}{ssl};
@@ -68,11 +69,11 @@ class NginxFront:
 @contextmanager
 def nginx_front(
     upstream: str, run: Path, *, prefix: str = "", strip: bool = True, tls: bool = True, names: tuple[str, ...] = (),
-    more: str = "", port: int = 0,
+    more: str = "", port: int = 0, rate: int = 0,
 ) -> Iterator[NginxFront]:  # fmt: skip
     """Serve `upstream` (host:port) on loopback, below `prefix`, which `strip` takes off. `more` are other locations.
 
-    `port` is for who must know it beforehand.
+    `port` is for who must know it beforehand; `rate` lets so many requests through each second, and the others wait.
     """
     program = need_peer("nginx")
     run.mkdir(parents=True, exist_ok=True)
@@ -88,6 +89,9 @@ def nginx_front(
         CONFIGURATION.format(
             run=run,
             port=port,
+            pace=f"limit_req_zone $server_addr zone=pace:64k rate={rate}r/s; limit_req zone=pace burst=500;"
+            if rate
+            else "",
             ssl=" ssl" if tls else "",
             locations="\n    ".join((keys, main, more)),
             # As root, workers would drop to a user that may not read a private folder.
