@@ -73,3 +73,12 @@ def test_a_thing_whose_entry_was_let_go_can_wait_again() -> None:
         alarms.set(thing, None)
     alarms.set(first, 20.0)
     assert (list(alarms.due(10.0)), list(alarms.due(20.0))) == ([], [first])
+
+
+def test_deadlines_that_come_nearer_do_not_pile_up() -> None:
+    alarms: Alarms[Thing] = Alarms()
+    thing = Thing()
+    for at in range(10_000, 0, -1):
+        alarms.set(thing, float(at))
+        assert len(alarms) < 140
+    assert list(alarms.due(1.0)) == [thing]

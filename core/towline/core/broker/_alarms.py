@@ -50,9 +50,7 @@ class Alarms(Generic[TimedT]):
         before, thing.until = thing.until, until
         if until is None:
             if before is not None:
-                self._useless += 1
-                if self._useless > _FEW and 2 * self._useless > len(self._heap):
-                    self._sweep()
+                self._forget_one()
             return
         armed = thing.armed
         if armed is None:
@@ -61,8 +59,8 @@ class Alarms(Generic[TimedT]):
         if before is None:
             self._useless -= 1
         if until < armed:
-            self._useless += 1
             self._arm(thing, until)
+            self._forget_one()
 
     def deadline(self) -> Instant | None:
         """Return an instant no later than the first deadline; at a false alarm `due` has nothing."""
@@ -84,6 +82,12 @@ class Alarms(Generic[TimedT]):
                 continue
             thing.until = None
             yield thing
+
+    def _forget_one(self) -> None:
+        """One entry more is of no use."""
+        self._useless += 1
+        if self._useless > _FEW and 2 * self._useless > len(self._heap):
+            self._sweep()
 
     def _sweep(self) -> None:
         """Let go of what waits for nothing, which would be held until its old deadline otherwise."""
