@@ -68,20 +68,22 @@ class NginxFront:
 
 @contextmanager
 def nginx_front(
-    upstream: str, run: Path, *, prefix: str = "", strip: bool = True, tls: bool = True, names: tuple[str, ...] = (),
-    more: str = "", port: int = 0, rate: int = 0,
+    upstream: str, run: Path, *, prefix: str = "", strip: bool = True, tls: bool = True, more: str = "", port: int = 0,
+    rate: int = 0, keys: tuple[Path, Path] | None = None,
 ) -> Iterator[NginxFront]:  # fmt: skip
     """Serve `upstream` (host:port) on loopback, below `prefix`, which `strip` takes off. `more` are other locations.
 
-    `port` is for who must know it beforehand; `rate` lets so many requests through each second, and the others wait.
+    `port` is for who must know it beforehand; `rate` lets so many requests through each second, and the others wait;
+    `keys` are a certificate's and its key's file, of which ca.pem is beside them.
     """
     program = need_peer("nginx")
     run.mkdir(parents=True, exist_ok=True)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = port or probe.getsockname()[1]
-    chain, key = certificate(run, ["localhost", "127.0.0.1", *names]) if tls else (None, None)
-    keys = f"ssl_certificate {chain}; ssl_certificate_key {key};" if tls else ""
+    if tls and keys is None:
+        keys = certificate(run, ["localhost", "127.0.0.1"])
+    proof = f"ssl_certificate {keys[0]}; ssl_certificate_key {keys[1]};" if keys else ""
     # An address without a path leaves the request's path as it came.
     main = f"location {prefix}/ {{ proxy_pass http://{upstream}{'/' if strip else ''}; }}"
     configuration = run / "nginx.conf"
@@ -92,8 +94,8 @@ def nginx_front(
             pace=f"limit_req_zone $server_addr zone=pace:64k rate={rate}r/s; limit_req zone=pace burst=500;"
             if rate
             else "",
-            ssl=" ssl" if tls else "",
-            locations="\n    ".join((keys, main, more)),
+            ssl=" ssl" if keys else "",
+            locations="\n    ".join((proof, main, more)),
             # As root, workers would drop to a user that may not read a private folder.
             user="user root;" if os.getuid() == 0 else "",
         )
@@ -105,7 +107,9 @@ def nginx_front(
     try:
         _await(port, server, run / "error.log")
         address = f"127.0.0.1:{port}"
-        yield NginxFront(address, address + prefix, str(run / "ca.pem") if tls else "", run / "passed.log")
+        yield NginxFront(
+            address, address + prefix, str(keys[0].with_name("ca.pem")) if keys else "", run / "passed.log"
+        )
     finally:
         server.terminate()
         server.wait(10)
