@@ -149,7 +149,8 @@ def reply(asked: BaseHTTPRequestHandler, status: int, body: bytes = b"", **heade
 
 
 class SmallRegistry(_Server):
-    """One registry with Basic auth: `images` by tag. `stall` holds blobs half-way until it is set."""
+    """One registry with Basic auth, whose `password` may be changed: `images` by tag. `stall` holds blobs half-way
+    until it is set; `catalogue` is the status of the catalogue."""
 
     def __init__(self, images: dict[str, dict[str, bytes]] | None = None) -> None:
         self.images = images or {"1.0": make_image()}
@@ -158,6 +159,8 @@ class SmallRegistry(_Server):
         self.stalled = threading.Event()
         self.blob_status = 200
         self.corrupt = False
+        self.password = CANARY
+        self.catalogue = 200
         super().__init__()
 
     @property
@@ -172,12 +175,14 @@ class SmallRegistry(_Server):
 
     def serve(self, asked: BaseHTTPRequestHandler) -> None:
         self.asked.append(f"{asked.command} {asked.path}")
-        wanted = "Basic " + base64.b64encode(f"{USER}:{CANARY}".encode()).decode()
+        wanted = "Basic " + base64.b64encode(f"{USER}:{self.password}".encode()).decode()
         if asked.headers.get("authorization") != wanted:
             return reply(asked, 401, b'{"errors":[{"code":"UNAUTHORIZED"}]}', WWW_Authenticate='Basic realm="r"')
         path = asked.path.partition("?")[0]
         if path == "/v2/":
             return reply(asked, 200, b"{}")
+        if path == "/v2/_catalog" and self.catalogue != 200:
+            return reply(asked, self.catalogue, b'{"errors":[{"code":"DENIED"}]}')
         if path == "/v2/_catalog":
             return reply(asked, 200, json.dumps({"repositories": [REPOSITORY, "team/other"]}).encode())
         if path == f"/v2/{REPOSITORY}/tags/list":

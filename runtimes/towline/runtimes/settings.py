@@ -7,7 +7,7 @@ from a deployment's existing environment alone (broker-protocol.md §4.1, agent.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from towline.core import LIMITS, Record
@@ -19,6 +19,7 @@ from towline.runtimes.values import (
     milliseconds,
     number,
     port,
+    positive,
     seconds,
     secret,
     secrets,
@@ -294,6 +295,16 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     _S("agent.delivery_ttl", seconds, 7 * 86400.0, ("TOWLINE_DELIVERY_TTL",), "how long a result is offered"),
     _S("agent.allow_http", words, (), ("TOWLINE_ALLOW_HTTP",), "registries that may be reached in clear text"),
+    _S("agent.registries", text, None, ("TOWLINE_REGISTRIES",), "file with the agent's own registries"),
+    _S("agent.shared_secret", secret, None, ("TOWLINE_SHARED_SECRET",), "what callers prove that they know"),
+    _S(
+        "agent.registry_concurrency",
+        positive,
+        LIMITS.links_per_origin,
+        ("TOWLINE_REGISTRY_CONCURRENCY",),
+        "links to one registry at a time",
+    ),
+    _S("agent.registry_rate", positive, 50, ("TOWLINE_REGISTRY_RPS",), "requests a second to one registry, at most"),
     _S("agent.https_cert", text, None, ("HTTPS_CERT",), "PEM file with the certificate chain"),
     _S("agent.https_key", text, None, ("HTTPS_KEY",), "PEM file with the private key"),
     _S("registry.type", text, None, ("CR_TYPE",), "type of the registry"),
@@ -313,5 +324,18 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _S("registry.region", text, None, ("CR_REGION",), "region of the role"),
     _S("registry.external_id", secret, None, ("CR_EXTERNAL_ID",), "external id of the role"),
     _S("registry.credentials", secret, None, ("CR_CREDENTIALS",), "the finished credential string"),
+    _S(
+        "registry.credential_program",
+        words,
+        (),
+        ("TOWLINE_CREDENTIAL_PROGRAM",),
+        "program, and its arguments, that prints the login as JSON",
+    ),
     _S("registry.realm_hosts", words, (), ("TOWLINE_REALM_HOSTS",), "further hosts that may be asked for a token"),
 )
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment without what these rows say is secret: another program gets no secret of this one."""
+    ours = {name for row in SETTINGS if row.read in (secret, secrets) for name in row.variables}
+    return {name: value for name, value in environment.items() if name not in ours}

@@ -32,6 +32,13 @@ def number(value: Any) -> int:
     raise ValueError(f"expected a whole number, got {shown(value)}")
 
 
+def positive(value: Any) -> int:
+    got = number(value)
+    if got == 0:
+        raise ValueError("expected a whole number above 0, got 0")
+    return got
+
+
 def callback_size(value: Any) -> int:
     got = number(value)
     if got < LIMITS.callback_bytes_least:

@@ -239,6 +239,9 @@ class AgentApi:
         try:
             listing = await self._desk.repositories(login)
         except TowlineError as error:
+            named = self._desk.configured(login)
+            if named and error.kind in _UNLISTED:
+                return repositories_answer(named, query, complete=True, source="configured", warnings=[error.message])
             if error.kind != "catalog-unsupported" or query.strict:
                 raise
             return repositories_answer([], query, complete=False, source="catalog", warnings=[error.message])
@@ -365,6 +368,8 @@ class AgentApi:
             return 0
 
 
+# Why a list may not be had though the login is good.
+_UNLISTED: Final = frozenset({"catalog-unsupported", "registry-forbidden", "invalid-configuration"})
 _NO_CATALOGUE: Final = frozenset({"catalog-unsupported", "registry-unauthorized", "registry-forbidden"})
 
 

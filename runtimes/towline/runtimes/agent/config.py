@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final, Literal
 
 import msgspec
 
@@ -15,12 +16,46 @@ from towline.core.agent import (
     login_for,
 )
 from towline.core.http import Url
+from towline.core.layer import Globs
 from towline.core.registry import NOWHERE, Surroundings, find_dialect
 from towline.drivers import Dialer
+from towline.runtimes.agent.sources import LoginSource
+
+# The id of the agent's own login (the CR_* variables) where that has an entry; no request can name it.
+OWN: Final = ""
+# Requests a second that a registry is asked at most, where nobody says otherwise.
+REGISTRY_RATE: Final = 50.0
+
+
+class RegistryEntry(Record, frozen=True):
+    """What the agent's own registry file says of one registry beside its login.
+
+    `source` gives the login, `ambient` names the cloud whose identity of this machine is used. `ca_file` and
+    `insecure` hold for links to this registry only. `include` and `exclude` are globs of repositories; `fallback`
+    are those that are listed where there is no catalogue. `concurrency` is how many links at a time, `rate` how many
+    requests a second.
+    """
+
+    source: LoginSource | None = None
+    ambient: Literal["aws", "gcp", "azure"] | None = None
+    ca_file: str | None = None
+    insecure: bool = False
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
+    concurrency: int | None = None
+    rate: float | None = None
+    realm_hosts: tuple[str, ...] = ()
+
+    def admits(self, repository: str) -> bool:
+        """Whether a repository is one of those that the file is about."""
+        include, exclude = ([f"/{pattern}" for pattern in side] for side in (self.include or ("**",), self.exclude))
+        return Globs(include, exclude).match(repository)
 
 
 class AgentConfig(Record, frozen=True):
-    """One agent's settings. `login` is its own (the CR_* variables), `registries` are those with an id.
+    """One agent's settings. `login` is its own (the CR_* variables), `registries` are those with an id; `entries` has,
+    by the same ids, what is said of them beside that, and under OWN of the agent's own login.
 
     `callback_urls` are the only ones results may be posted to; without any the first that a request names is
     pinned. `surroundings` are what a cloud's login draws on. `allow_http` are registries, as host or host:port, that
@@ -33,6 +68,7 @@ class AgentConfig(Record, frozen=True):
     instance: str = "towline-agent"
     login: RegistryLogin | None = None
     registries: Mapping[str, RegistryLogin] = msgspec.field(default_factory=dict)
+    entries: Mapping[str, RegistryEntry] = msgspec.field(default_factory=dict)
     max_image_bytes: int = LIMITS.image_scan
     active_operations: int = 1
     disable_list: bool = False
@@ -42,6 +78,8 @@ class AgentConfig(Record, frozen=True):
     disk_reserve_bytes: int = 512 * 1024 * 1024
     allow_http: tuple[str, ...] = ()
     realm_hosts: tuple[str, ...] = ()
+    registry_concurrency: int = LIMITS.links_per_origin
+    registry_rate: float = REGISTRY_RATE
     shared_secret: Secret | None = None
     https_cert: str | None = None
     https_key: str | None = None
@@ -52,7 +90,10 @@ class AgentConfig(Record, frozen=True):
 
     def own(self) -> RegistryLogin | None:
         """Return the agent's own login with its place settled, or None."""
-        return None if self.login is None else self.settled(self.login)
+        if self.login is None:
+            return None
+        login = self.settled(self.login)
+        return msgspec.structs.replace(login, registry_id=OWN) if OWN in self.entries else login
 
     def settled(self, login: RegistryLogin) -> RegistryLogin:
         """Return a login whose type has a row, whose base is not empty and whose scheme is decided.
@@ -71,6 +112,8 @@ class AgentConfig(Record, frozen=True):
             )
         authority = base.partition("/")[0].lower()
         plain = authority in self.allow_http or authority.partition(":")[0] in self.allow_http
+        # Who wrote http into the agent's own file allowed it there.
+        plain = plain or (login.scheme == "http" and login in self.registries.values())
         if login.scheme == "http" and not plain:
             raise RemoteProtocolError(
                 "bad-request",
@@ -88,24 +131,51 @@ class AgentConfig(Record, frozen=True):
             raise RemoteProtocolError(
                 "bad-request", "registryId names no registry of this agent", hint="see the agent's own registry file"
             )
-        return self.settled(login)
+        return msgspec.structs.replace(self.settled(login), registry_id=registry_id)
+
+    def entry_of(self, login: RegistryLogin) -> tuple[RegistryEntry, bool]:
+        """Return what the agent's own file says of a settled login's registry, and whether the login is its own too.
+
+        A login that came with a request has the entry of its host, if there is one.
+        """
+        if login.registry_id is not None and login.registry_id in self.entries:
+            return self.entries[login.registry_id], True
+        if login.registry_id is None:
+            for name, known in self.registries.items():
+                if _host(known) == _host(login):
+                    return self.entries.get(name, RegistryEntry()), False
+        return RegistryEntry(), False
+
+    def names(self, login: RegistryLogin) -> bool:
+        """Whether the operator, and not only a request, named the host of a settled login's registry."""
+        own = () if self.login is None else (self.login,)
+        return any(_host(known) == _host(login) for known in (*own, *self.registries.values()))
 
     def login_of(self, job: Job) -> RegistryLogin | None:
         """Return the agent's own login for a job that is in the store, or None."""
         try:
             own = self.own()
-            file = {name: self.settled(login) for name, login in self.registries.items()}
+            file = {name: self.by_id(name) for name in self.registries}
         except RemoteProtocolError:
             return None
         return login_for(job.registry, own, file)
 
 
+def _host(login: RegistryLogin) -> str:
+    dialect = find_dialect(login.type)
+    base = login.base or dialect.default_base or ""
+    if not base and login.role is not None and dialect.derive_base is not None:
+        base = dialect.derive_base(login.role)
+    return base.partition("/")[0].lower()
+
+
 def place_of(login: RegistryLogin, *, configured: bool, registry_id: str | None = None) -> JobRegistry:
-    """Return what a job may keep of a settled login."""
+    """Return what a job may keep of a settled login. One of the agent's own file has its secret elsewhere."""
+    anonymous = login.anonymous and not (configured and login.registry_id is not None)
     return JobRegistry(
         type=login.type,
         base=login.base,
         scheme=login.scheme,
-        login="anonymous" if login.anonymous else "configured" if configured else "request",
+        login="anonymous" if anonymous else "configured" if configured else "request",
         id=registry_id,
     )

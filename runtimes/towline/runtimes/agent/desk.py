@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-import anyio
+import msgspec
 
-from towline.core import Entropy, RemoteProtocolError, Step, canonical
+from towline.core import LIMITS, Entropy, RemoteProtocolError, Step, TowlineError, canonical
 from towline.core.agent import ImageFound, Job, JobSums, ListQuery, RegistryLogin, page
 from towline.core.http import Courier
 from towline.core.inventory import ScanOptions
@@ -32,6 +32,7 @@ from towline.core.registry import (
 from towline.core.scan import ImagePulled, ImageResolved, ScanOutcome, scan_image
 from towline.drivers import Driver
 from towline.runtimes.agent.config import AgentConfig
+from towline.runtimes.agent.registries import Registries
 
 T = TypeVar("T")
 
@@ -81,44 +82,53 @@ class RegistryDesk:
         self._config = config
         self._driver = driver
         self._entropy = entropy
+        self._registries = Registries(config, entropy.fork())
 
     async def systemcheck(self, login: RegistryLogin, *, deep: bool, seconds: float) -> list[CheckStep]:
         """Check the login step by step within a time budget."""
-        # Who asks wants to know how it is at this moment, so nothing is tried twice.
-        return await self._perform(check(self._registry(login, retries=0), listing=deep), seconds)
+        # Who asks wants to know how it is at this moment, so nothing is tried twice, and no scan is waited for.
+        registry = self._registries.registry(login, await self._registries.credentials(login, ""), check=True)
+        return await self._perform(login, check(registry, listing=deep), LIMITS.links_per_origin, seconds)
 
     async def repositories(self, login: RegistryLogin, limit: int | None = None) -> Listing:
-        """Return the repositories, or as many as could be had."""
-        return await self._perform(list_repositories(self._registry(login), limit=limit, partial=True))
+        """Return the repositories, or as many as could be had, of those that the agent's own file is about."""
+        listing = await self._ask(login, "", lambda registry: list_repositories(registry, limit=limit, partial=True))
+        entry, own = self._config.entry_of(login)
+        if not own or not (entry.include or entry.exclude):
+            return listing
+        return msgspec.structs.replace(listing, items=tuple(name for name in listing.items if entry.admits(name)))
+
+    def configured(self, login: RegistryLogin) -> tuple[str, ...]:
+        """Return the repositories that the agent's own file names, for where there is no catalogue."""
+        entry, own = self._config.entry_of(login)
+        return entry.fallback if own else ()
 
     async def tags(self, login: RegistryLogin, repository: str) -> Listing:
-        return await self._perform(list_tags(self._registry(login), repository, partial=True))
+        return await self._ask(login, repository, lambda registry: list_tags(registry, repository, partial=True))
 
     async def details(
         self, login: RegistryLogin, repository: str, query: ListQuery
     ) -> tuple[Details, list[str], str | None]:
         """Return a page of tags with what is known of each: all at once by the vendor's API, else each is asked for."""
-        registry = self._registry(login)
-        if registry.dialect.details is not None:
-            found = await self._perform(list_details(registry, repository, partial=True))
+        if find_dialect(login.type).details is not None:
+            found = await self._ask(login, repository, lambda of: list_details(of, repository, partial=True))
             shown, cursor = page([item.tag for item in found.items], query)
             return found, shown, cursor
-        listed = await self._perform(list_tags(registry, repository, partial=True))
+        listed = await self.tags(login, repository)
         shown, cursor = page(listed.items, query)
-        items = await self._perform(look_into(registry, repository, shown))
+        items = await self._ask(login, repository, lambda of: look_into(of, repository, shown))
         return Details(tuple(items), listed.complete, listed.warnings), shown, cursor
 
     async def image(self, login: RegistryLogin, repository: str, reference: str, platform: str | None) -> ResolvedImage:
         wanted = Platform.parse(platform) if platform else None
-        return await self._perform(resolve_image(self._registry(login), repository, reference, wanted))
+        return await self._ask(login, repository, lambda of: resolve_image(of, repository, reference, wanted))
 
     async def state(self, login: RegistryLogin, repository: str, reference: str, platform: str | None) -> str:
         wanted = Platform.parse(platform) if platform else None
-        return await self._perform(state_identifier(self._registry(login), repository, reference, wanted))
+        return await self._ask(login, repository, lambda of: state_identifier(of, repository, reference, wanted))
 
     async def scan(self, login: RegistryLogin, job: Job) -> Scanned:
         """Pull and analyse a job's image."""
-        registry = self._registry(login)
         image, asked = job.image, job.options
         limit = self._config.max_image_bytes
         options = ScanOptions(
@@ -131,13 +141,17 @@ class RegistryDesk:
         )
         separator = "@" if ":" in image.reference else ":"
         host = login.base.partition("/")[0]
-        name = ImageReference.parse(
-            f"{registry.domain}/{registry.repository(image.repository)}{separator}{image.reference}"
-        )
         wanted = Platform.parse(image.platform) if image.platform else None
-        script = scan_image(registry, image.repository, image.reference, wanted, options, name)
         seen = _Seen()
-        outcome: ScanOutcome = await self._perform(script, on_event=seen.take)
+
+        def steps(registry: Registry) -> Step[ScanOutcome]:
+            name = f"{registry.domain}/{registry.repository(image.repository)}{separator}{image.reference}"
+            named = ImageReference.parse(name)
+            return scan_image(registry, image.repository, image.reference, wanted, options, named)
+
+        # One link is left to those who list, so that no scan has to end first.
+        links = (self._registries.host(login).most - 1) // max(1, self._config.active_operations)
+        outcome = await self._ask(login, image.repository, steps, links=links, on_event=seen.take)
         found = ImageFound(
             registry=host,
             repository=image.repository,
@@ -155,26 +169,43 @@ class RegistryDesk:
         sums = JobSums(compressed=seen.total_bytes, downloaded=outcome.bytes_downloaded)
         return Scanned(found, results, tuple(outcome.warnings), sums, seen.pulled_at)
 
-    def _registry(self, login: RegistryLogin, *, retries: int | None = None) -> Registry:
-        return Registry(
-            login.base,
-            entropy=self._entropy.fork(),
-            dialect=find_dialect(login.type),
-            credentials=login.credentials,
-            role=login.role,
-            surroundings=self._config.surroundings,
-            api=login.api or None,
-            namespaces=login.namespaces,
-            plain_http=login.scheme == "http",
-            allowed_realm_hosts=self._config.realm_hosts,
-            retries=retries,
-            epoch=time.time() - anyio.current_time(),
-            limits=self._config.limits,
-        )
+    async def _ask(
+        self,
+        login: RegistryLogin,
+        repository: str,
+        steps: Callable[[Registry], Step[T]],
+        *,
+        links: int | None = None,
+        on_event: Callable[[Any], None] | None = None,
+    ) -> T:
+        """Perform an operation; once more with another login, if the agent was given one since this was refused."""
+        host = self._registries.host(login)
+        credentials = await self._registries.credentials(login, repository)
+        async with host.links(max(1, host.most // 2 if links is None else links)) as taken:
+            registry = self._registries.registry(login, credentials)
+            try:
+                return await self._perform(login, steps(registry), taken, on_event=on_event)
+            except TowlineError as error:
+                if error.kind != "registry-unauthorized":
+                    raise
+                other = await self._registries.after_refusal(login, credentials, repository)
+                if other is None:
+                    raise
+            except BaseException:
+                # Whoever waits for what this operation was getting gets it itself.
+                registry.getting.clear()
+                raise
+            return await self._perform(login, steps(self._registries.registry(login, other)), taken, on_event=on_event)
 
     async def _perform(
-        self, steps: Step[T], seconds: float | None = None, on_event: Callable[[Any], None] | None = None
+        self,
+        login: RegistryLogin,
+        steps: Step[T],
+        links: int,
+        seconds: float | None = None,
+        on_event: Callable[[Any], None] | None = None,
     ) -> T:
-        courier = Courier(steps, entropy=self._entropy.fork(), limits=self._config.limits, total=seconds)
-        value: T = await self._driver.perform(courier, dialer=self._config.dialer, on_event=on_event)
+        limits = msgspec.structs.replace(self._config.limits, links_per_origin=links)
+        courier = Courier(steps, entropy=self._entropy.fork(), limits=limits, total=seconds)
+        value: T = await self._driver.perform(courier, dialer=self._registries.dialer(login), on_event=on_event)
         return value
