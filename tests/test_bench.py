@@ -50,6 +50,39 @@ def test_a_way_that_cannot_run_says_so(
     assert "bench: skopeo: " in errors
 
 
+# ── lists of registries ───────────────────────────────────────────────────────
+def registries(*arguments: str) -> tuple[int, dict[str, Any], str]:
+    command = [sys.executable, str(BENCH / "registries.py"), "-o", "json", "--repositories", "130", "--tags", "40"]
+    told = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=100)
+    return told.returncode, json.loads(told.stdout) if told.stdout else {}, told.stderr
+
+
+@pytest.mark.interop
+def test_lists_take_no_more_requests_than_others_need(peer: Callable[[str], str]) -> None:
+    for program in ("docker-registry", "nginx", "skopeo", "npm", "node"):
+        peer(program)
+    code, told, errors = registries()
+    assert (code, told.get("wrong")) == (0, []), errors
+    counted = {(row["list"], row["way"]): row for row in told["rows"]}
+    assert {key[1] for key in counted} == {"towline", "stock", "skopeo"}
+    ours = counted["repositories", "towline"]
+    # Two pages, one refusal, one token for both.
+    assert (ours["requests"], ours["refused"], ours["tokens"]) == (4, 1, 1)
+    assert counted["repositories", "stock"]["requests"] > ours["requests"]
+    assert counted["tags", "towline"]["requests"] == counted["tags", "skopeo"]["requests"]
+
+
+def test_more_requests_than_another_are_said() -> None:
+    code = """
+import json
+from registries import more_than_others
+rows = [{"list": "tags", "way": way, "requests": count} for way, count in (("towline", 4), ("stock", 5), ("skopeo", 3))]
+print(json.dumps(more_than_others(rows)))
+"""
+    told = subprocess.run([sys.executable, "-c", code], cwd=BENCH, capture_output=True, text=True, timeout=30)
+    assert json.loads(told.stdout) == ["towline: tags: 4 requests, skopeo has 3"]
+
+
 # ── the broker ────────────────────────────────────────────────────────────────
 def broker(*arguments: str) -> tuple[int, dict[str, Any], str]:
     command = [sys.executable, str(BENCH / "broker.py"), "--tiny", "--json", "-", *arguments]
