@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from fuzz.harness import BrokenPromise
 from towline.core import Secret
-from towline.core.broker._cluster import (
+from towline.core.broker.nodes._cluster import (
     ClusterKeys,
     Node,
     NodeGuard,

@@ -9,7 +9,7 @@ import re
 import warnings
 
 from fuzz.harness import BrokenPromise, refused_or_taken
-from towline.core.broker._regex import compile_regex
+from towline.core.broker.filter._regex import compile_regex
 
 LONGEST_PATTERN, LONGEST_TEXT = 24, 8
 # What the two languages write alike and mean alike; classes and escapes are compared where they are plain.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fuzz.harness import BrokenPromise
-from towline.core.broker._rewrite import UrlRewriter
+from towline.core.broker.client._rewrite import UrlRewriter
 
 ADDRESS, REPLACEMENT = "https://registry.test:5000/a", "http://elsewhere/b"
 

@@ -12,7 +12,7 @@ from worlds.brokers import TOKEN
 from worlds.nodes import EPOCH, ClusterWorld, Node
 
 from towline.core.broker import BrokerServer, Found, Leased, Located, encode_upload_head
-from towline.core.broker._cluster import NODE_HEADER
+from towline.core.broker.nodes._cluster import NODE_HEADER
 
 # An answer of unknown length would be framed as it comes, and so tell where it was cut.
 UPLOAD = encode_upload_head(200, {"content-type": "text/plain", "content-length": "600"}) + b"answer" * 100

@@ -15,7 +15,7 @@ from worlds.world import Upstream, World
 
 from towline.core import WAKE, Open, Secret
 from towline.core.broker import AcceptRules, Stop, TunnelsEnded
-from towline.core.broker._rewrite import UrlRewriter
+from towline.core.broker.client._rewrite import UrlRewriter
 
 API = 9100
 ORIGIN = f"http://agent:{UPSTREAM}"

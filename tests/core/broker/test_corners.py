@@ -250,7 +250,7 @@ def test_what_comes_with_an_upgrade_is_the_tunnel_s() -> None:
 
 
 def test_tokens_of_clients_that_left_are_forgotten_at_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("towline.core.broker._directory.MOST_REMEMBERED", 1)
+    monkeypatch.setattr("towline.core.broker.server._directory.MOST_REMEMBERED", 1)
     serving = Serving()
     tokens = [f"00000000-0000-4000-8000-00000000000{digit}" for digit in "bc"]
     for token in tokens:

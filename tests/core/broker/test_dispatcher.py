@@ -11,8 +11,8 @@ from worlds.world import Upstream, World
 
 from towline.core import Finished, Limits
 from towline.core.broker import Stop
-from towline.core.broker._dispatcher import AT_ONCE
 from towline.core.broker._ids import hashed_token
+from towline.core.broker.server._dispatcher import AT_ONCE
 
 DISPATCHER = 9500
 HERE = "/x/internal/brokerservers/7"

@@ -24,7 +24,7 @@ from towline.core.broker import (
     TokenLeft,
     encode_upload_head,
 )
-from towline.core.broker._cluster import (
+from towline.core.broker.nodes._cluster import (
     NODE_HEADER,
     ClusterKeys,
     NodeGuard,

@@ -9,9 +9,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from towline.core import RemoteProtocolError
-from towline.core.broker._automaton import Automaton
-from towline.core.broker._pattern import compile_glob, compile_path, literal_start, path_symbols
-from towline.core.broker._regex import NotARegex, compile_regex, parse_regex
+from towline.core.broker.filter._automaton import Automaton
+from towline.core.broker.filter._pattern import compile_glob, compile_path, literal_start, path_symbols
+from towline.core.broker.filter._regex import NotARegex, compile_regex, parse_regex
 
 
 def matches(automaton: Automaton | None, text: str) -> bool:
@@ -192,7 +192,7 @@ def test_answers_are_the_same_whatever_is_remembered(monkeypatch: pytest.MonkeyP
     texts = ["a" * size for size in range(1, 30)]
     pattern = "/(a{1,7}|a{20})"
     fresh = [compile_path(pattern).matches(path_symbols("/" + text)) for text in texts]
-    monkeypatch.setattr("towline.core.broker._automaton.MOST_REMEMBERED", 2)
+    monkeypatch.setattr("towline.core.broker.filter._automaton.MOST_REMEMBERED", 2)
     kept = compile_path(pattern)
     assert [kept.matches(path_symbols("/" + text)) for text in texts] == fresh
     assert fresh == [size <= 7 or size == 20 for size in range(1, 30)]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from towline.core import Secret
-from towline.core.broker._substitution import substitutable, substitute_body, substitute_headers
+from towline.core.broker.client._substitution import substitutable, substitute_body, substitute_headers
 
 VARIABLES: dict[str, str | Secret] = {
     "BROKER_CLIENT_URL": "http://broker:8000",

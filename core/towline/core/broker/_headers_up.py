@@ -10,9 +10,9 @@ from towline.core._errors import RemoteProtocolError
 from towline.core._limits import LIMITS, Limits
 from towline.core._script import HeaderList
 from towline.core._secret import Secret
-from towline.core.broker._filter import Allowed
 from towline.core.broker._ids import masked_token
-from towline.core.broker._json import body_json
+from towline.core.broker.filter._filter import Allowed
+from towline.core.broker.filter._json import body_json
 
 # What speaks to brokers only. Lengths, hosts and forwarding were taken out by the filter already.
 _BROKER_ONLY: Final = frozenset(
