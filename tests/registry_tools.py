@@ -17,6 +17,7 @@ import hashlib
 import json as jsonlib
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 from towline.core import (
     WAKE,
@@ -77,13 +78,14 @@ def token_url(scope: str = "", realm: str = REALM) -> str:
 
 @dataclass
 class Asks:
-    """What must be asked: an address (a path stands on BASE), the Authorization, and some headers."""
+    """What must be asked: an address (a path stands on BASE), the Authorization, some headers, a form's fields."""
 
     url: str
     authorization: str | None = None
     method: str = "GET"
     headers: dict[str, str | None] = field(default_factory=dict)
     purpose: str | None = None
+    form: dict[str, str] | None = None
 
     def compare(self, request: Request) -> None:
         got = {name: value.reveal() if isinstance(value, Secret) else value for name, value in request.headers}
@@ -93,6 +95,9 @@ class Asks:
             assert got.get("authorization") == self.authorization, request
         assert {name: got.get(name) for name in self.headers} == self.headers
         assert self.purpose in (None, request.purpose)
+        if self.form is not None:
+            assert got["content-type"] == "application/x-www-form-urlencoded"
+            assert dict(parse_qsl(request.body.decode(), keep_blank_values=True)) == self.form
         assert PASSWORD not in repr(request)
 
 
@@ -102,9 +107,12 @@ def asks(
     *,
     method: str = "GET",
     purpose: str | None = None,
+    form: dict[str, str] | None = None,
     **headers: str | None,
 ) -> Asks:
-    return Asks(url, authorization, method, headers, purpose)
+    """`form` is the whole of a POST's body; other names are headers, with `_` for `-`."""
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return Asks(url, authorization, method if form is None else "POST", named, purpose, form)
 
 
 @dataclass

@@ -76,6 +76,20 @@ def strict_json(
     return document
 
 
+def broken_at(data: Data) -> int | None:
+    """Return at which character, counted from 1, a text stops being JSON; None where it does not, or is no text.
+
+    For what must not be shown: a person who knows the text finds the place.
+    """
+    try:
+        json.loads(bytes(data).decode("utf-8"))
+    except json.JSONDecodeError as error:
+        return error.pos + 1
+    except (ValueError, RecursionError):
+        pass
+    return None
+
+
 def typed_json(data: bytes, type: type[T], what: str, *, kind: str = "protocol-error", limits: Limits = LIMITS) -> T:
     """Read one JSON document as a type."""
     return typed(strict_json(data, what, kind=kind, limits=limits), type, what, kind=kind)

@@ -58,7 +58,7 @@ def test_classic_forms_of_types_that_differ() -> None:
     st.dictionaries(st.sampled_from(["username", "password", "registryBase"]), st.text(st.characters(codec="utf-8")))
 )
 def test_every_alphabet_and_padding(members: dict[str, str]) -> None:
-    members = {name: value.replace("\0", "") for name, value in members.items()}
+    members = {name: value.replace("\0", "").replace(":", "") for name, value in members.items()}
     raw = json.dumps({"type": "oci", **members}).encode()
     forms = [base64.b64encode(raw), base64.urlsafe_b64encode(raw)]
     forms += [form.rstrip(b"=") for form in forms]
@@ -94,6 +94,73 @@ def test_malformed_is_said_without_the_value(bad: str) -> None:
     assert caught.value.hint
     assert CANARY not in repr(caught.value) + str(caught.value.hint)
     assert caught.value.__cause__ is None
+
+
+def pasted(password: str, kind: str = "google-artifact-cr", user: str = "_json_key") -> str:
+    """Make the text as a stock broker client does, by pasting."""
+    made = f'{{"type":"{kind}","username":"{user}","password":"{password}","registryBase":"h"}}'
+    return base64.b64encode(made.encode() + b"\n").decode()
+
+
+def breaks(bad: str, after: str) -> str:
+    """Say at which character the first text after `after` stands, counted from 1."""
+    return f"at character {base64.b64decode(bad).decode().index(after) + len(after) + 1}, "
+
+
+KEY_FILE = json.dumps({"type": "service_account", "private_key": f"-----BEGIN\n{CANARY}\n"})
+
+
+@pytest.mark.parametrize(
+    ("bad", "place", "hint"),
+    [
+        (
+            pasted(KEY_FILE),
+            breaks(pasted(KEY_FILE), '"password":"{"') + "after the member password",
+            "this key file must be given whole",
+        ),
+        (pasted(f'{CANARY}"x', "harbor-cr", "u"), "after the member password began", "JSON encoder"),
+        (pasted(f"{CANARY}\\x", "harbor-cr", "u"), "after the member password began", "JSON encoder"),
+        (pasted(f"{CANARY}\nx", "harbor-cr", "u"), "after the member password began", "JSON encoder"),
+        (pasted("p", "harbor-cr", f'{CANARY}"'), "after the member username began", "JSON encoder"),
+        (base64.b64encode(CANARY.encode()).decode(), "at character 1", "JSON encoder"),
+        (base64.b64encode(b"\xff" + CANARY.encode()).decode(), "is not base64 of a JSON object", "JSON encoder"),
+    ],
+)
+def test_a_pasted_text_says_where_it_breaks(bad: str, place: str, hint: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode_credentials(bad)
+    assert caught.value.kind == "malformed-credentials"
+    assert place in caught.value.message
+    assert hint in str(caught.value.hint)
+    assert CANARY not in caught.value.message + str(caught.value.hint)
+
+
+def test_a_colon_in_a_user_name() -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode_credentials(text(type="oci", username=f"u:{CANARY}", password="p"))
+    assert caught.value.kind == "malformed-credentials"
+    assert "user:password" in str(caught.value.hint)
+    assert CANARY not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("members", "user", "password", "warned"),
+    [
+        ({"type": "docker-hub", "username": "a@b.example", "password": "p"}, "a@b.example", "p", "Docker ID"),
+        ({"type": "digitalocean-cr", "username": "t"}, "t", "t", ""),
+        ({"type": "digitalocean-cr", "password": "t"}, "t", "t", ""),
+        ({"type": "digitalocean-cr", "username": "a@b.example", "password": "t"}, "a@b.example", "t", ""),
+        ({"type": "acr", "username": "u", "password": "p\r\n"}, "u", "p", "line end"),
+        ({"type": "oci", "username": "u", "password": "p\n"}, "u", "p\n", ""),
+        ({"type": "gcr", "username": "_json_key", "password": "ZXh"}, "_json_key", "ZXh", "whole"),
+        ({"type": "gcr", "username": "_json_key", "password": " {}"}, "_json_key", " {}", ""),
+    ],
+)
+def test_what_looks_wrong_is_said(members: dict[str, str], user: str, password: str, warned: str) -> None:
+    login = decode_credentials(text(**members))
+    assert (login.username, login.secret.reveal()) == (user, password)
+    assert warned in " ".join(login.warnings)
+    assert bool(warned) == bool(login.warnings)
 
 
 def test_unknown_types_and_aliases() -> None:

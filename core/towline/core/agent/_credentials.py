@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, cast
 
@@ -16,7 +17,7 @@ import msgspec
 
 from towline.core._contract import Record
 from towline.core._errors import RemoteProtocolError
-from towline.core._json import canonical, strict_json
+from towline.core._json import broken_at, canonical, strict_json
 from towline.core._limits import KIB, LIMITS, Limits
 from towline.core._secret import Secret
 from towline.core.registry import ALIASES, TYPES, Credentials, Role
@@ -28,6 +29,13 @@ _HINT: Final = (
     "build it with a JSON encoder: base64 of an object with type, username, password, registryBase; "
     "text pasted together breaks on '\"' and '\\' in a password"
 )
+_KEY_HINT: Final = (
+    "this key file must be given whole: build CR_CREDENTIALS with a JSON encoder, which escapes its quotes, or give "
+    "its base64 as the password of the user _json_key_base64"
+)
+# The members that a broker client pastes texts into.
+_MEMBER: Final = re.compile(r'"(type|username|password|registryBase|roleArn|region|externalId)"\s*:')
+_KEY_TYPES: Final = frozenset({"gcr", "google-artifact-cr"})
 CHECK_PATHS: Final = frozenset({"/systemcheck", "/validate-credentials"})
 
 
@@ -164,7 +172,7 @@ def decode_credentials(text: str, *, where: str = "the credentials", limits: Lim
     try:
         value = strict_json(raw, where, kind="malformed-credentials", limits=limits)
     except RemoteProtocolError:
-        raise _malformed(where, "is not base64 of a JSON object") from None
+        raise _broken(where, raw) from None
     return login_from_object(value, where=where)
 
 
@@ -185,11 +193,13 @@ def login_from_object(value: object, *, where: str = "the credentials") -> Regis
     unknown = sorted(name for name in value if name not in _KNOWN and name.isprintable())[:16]
     if unknown:
         warnings += ("members of the credentials that are not known: " + ", ".join(name[:64] for name in unknown),)
+    username, password, mended = _mended(kind, members.text("username"), members.text("password"), where)
+    warnings += mended
     return RegistryLogin(
         type=kind,
         base=base,
-        username=members.text("username"),
-        secret=Secret(members.text("password")),
+        username=username,
+        secret=Secret(password),
         scheme=cast('Literal["https", "http", ""]', scheme),
         registry_id=members.text("registryId") or None,
         role_arn=members.text("roleArn"),
@@ -295,6 +305,38 @@ class _Members:
         if not isinstance(value, dict):
             raise _malformed(self._where, f"has a member {name} that is not an object")
         return value
+
+
+def _broken(where: str, raw: bytes) -> RemoteProtocolError:
+    """Return the error for a text that is no JSON: where it breaks, in which member, and never the text."""
+    at = broken_at(raw)
+    if at is None:
+        return _malformed(where, "is not base64 of a JSON object")
+    named = _MEMBER.findall(raw.decode("utf-8", "replace")[:at])
+    inside = f", after the member {named[-1]} began" if named else ""
+    key_file = b"private_key" in raw or b"_json_key" in raw
+    return _malformed(
+        where, f"is not base64 of a JSON object: it breaks at character {at}{inside}", _KEY_HINT if key_file else _HINT
+    )
+
+
+def _mended(kind: str, username: str, password: str, where: str) -> tuple[str, str, tuple[str, ...]]:
+    """Return user and password as the type takes them, and what looks wrong with them.
+
+    Source:  registries-a.md §1, §6; registries-b.md §4
+    """
+    if ":" in username:
+        raise _malformed(where, "has a user name with ':' in it", "was user:password given as the user name?")
+    if kind == "digitalocean-cr" and bool(username) != bool(password):
+        # One token is both.
+        username = password = username or password
+    if kind == "acr" and password.endswith("\n"):
+        return username, password.rstrip("\r\n"), ("the password ended in a line end, which was left out",)
+    if kind == "docker-hub" and "@" in username:
+        return username, password, ("the user looks like an e-mail address; Docker Hub wants the Docker ID",)
+    if kind in _KEY_TYPES and username == "_json_key" and password and not password.lstrip().startswith("{"):
+        return username, password, ("the password of _json_key does not begin like a key file, which must be whole",)
+    return username, password, ()
 
 
 def _place(where: str, text: str, limits: Limits) -> tuple[str, RegistryLogin]:

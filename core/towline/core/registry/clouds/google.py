@@ -13,7 +13,7 @@ import msgspec
 
 from towline.core._contract import Instant, Record
 from towline.core._errors import RemoteProtocolError
-from towline.core._json import strict_json, typed_json
+from towline.core._json import broken_at, strict_json, typed_json
 from towline.core._script import Request, Step, clock
 from towline.core._secret import Secret
 from towline.core.http import Url
@@ -32,7 +32,10 @@ _HELD: Final = "google"
 # The longest that an assertion may live; the token it gets lives as long.
 _LIFETIME: Final = 3600
 _EARLY: Final = 300.0
-_KEY_HINT: Final = "give the whole key file as the password of _json_key, or its base64 as that of _json_key_base64"
+_KEY_HINT: Final = (
+    "this key file must be given whole: give the whole key file as the password of _json_key, or its base64 as that of"
+    " _json_key_base64"
+)
 
 
 class ServiceAccountKey(msgspec.Struct):
@@ -91,7 +94,9 @@ def read_key(text: Secret, *, encoded: bool) -> ServiceAccountKey:
             "malformed-credentials", "expected base64 of a key file, got something else", hint=_KEY_HINT
         ) from None
     except RemoteProtocolError as error:
-        raise RemoteProtocolError("malformed-credentials", error.message, hint=_KEY_HINT) from None
+        at = broken_at(raw)
+        place = "" if at is None else f"; it breaks at character {at} of {len(raw)}"
+        raise RemoteProtocolError("malformed-credentials", error.message + place, hint=_KEY_HINT) from None
 
 
 def signing_input(key: ServiceAccountKey, scope: str, issued_at: int) -> bytes:
