@@ -210,3 +210,16 @@ def test_the_program_reads_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         agent_config(settings, dialer(settings, None), "here", around)  # type: ignore[arg-type]
     assert caught.value.faults == [f"{path}:1 registries.a.type: is not set", "1 error"]
+
+
+def test_the_example_of_the_documentation(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "agent.md").read_text()
+    example = page.partition("```toml\n")[2].partition("```")[0]
+    for name in ("/run/secrets/harbor", "/etc/towline/ca.pem"):
+        assert name in example
+        example = example.replace(name, write(tmp_path / Path(name).name, CANARY))
+    file = read(write(tmp_path / "r.toml", example), GHCR_TOKEN=CANARY)
+    assert sorted(file.logins) == ["ecr-prod", "ghcr", "harbor-prod"]
+    # Each key that is named there is one.
+    for key in ("realm_hosts", "api", "docker_config", "program", "token_file", "identity_token_file"):
+        assert f"`{key}" in page
