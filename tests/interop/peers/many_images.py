@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
-from collections.abc import Callable, Iterable, Mapping
+import socket
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -34,16 +35,41 @@ def push_many(address: str, repositories: int, tags: int) -> tuple[list[str], li
     blobs = {str(config["digest"]): _CONFIG, str(layer["digest"]): _LAYER}
     push_image(address, SOURCE, "v0", manifest, blobs)
     wanted = [f"v{number}" for number in range(tags)]
-    _side_by_side(address, wanted[1:], lambda on, tag: _put_manifest(on, SOURCE, tag, manifest))
     names = [f"many/repository-{number}" for number in range(repositories - 1)]
-
-    def push(on: http.client.HTTPConnection, name: str) -> None:
-        for digest in blobs:
-            _send(on, "POST", f"/v2/{name}/blobs/uploads/?mount={digest}&from={SOURCE}", 201)
-        _put_manifest(on, name, "latest", manifest)
-
-    _side_by_side(address, names, push)
+    tagged = [[_put(address, SOURCE, tag, manifest)] for tag in wanted[1:]]
+    named = [
+        [*(_mount(address, name, digest) for digest in blobs), _put(address, name, "latest", manifest)]
+        for name in names
+    ]
+    pushes = [*tagged, *named]
+    with ThreadPoolExecutor(PUSHERS) as pool:
+        list(pool.map(lambda at: _pipeline(address, pushes[at::PUSHERS]), range(PUSHERS)))
     return sorted([*names, SOURCE]), sorted(wanted)
+
+
+def _put(address: str, name: str, tag: str, manifest: bytes) -> bytes:
+    head = f"PUT /v2/{name}/manifests/{tag} HTTP/1.1\r\nHost: {address}\r\nContent-Type: {MANIFEST}\r\n"
+    return f"{head}Content-Length: {len(manifest)}\r\n\r\n".encode() + manifest
+
+
+def _mount(address: str, name: str, digest: str) -> bytes:
+    target = f"/v2/{name}/blobs/uploads/?mount={digest}&from={SOURCE}"
+    return f"POST {target} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\n\r\n".encode()
+
+
+def _pipeline(address: str, pushes: list[list[bytes]]) -> None:
+    """Send what makes each push, twenty pushes at a time, and see every request answered by 201 and no body."""
+    host, _, port = address.partition(":")
+    with socket.create_connection((host, int(port)), 30) as connection:
+        for at in range(0, len(pushes), 20):
+            requests = [request for push in pushes[at : at + 20] for request in push]
+            connection.sendall(b"".join(requests))
+            answers = b""
+            while answers.count(b"\r\n\r\n") < len(requests):
+                piece = connection.recv(65536)
+                assert piece, f"the registry closed the connection: {answers[-300:]!r}"
+                answers += piece
+            assert answers.count(b"HTTP/1.1 201 Created\r\n") == len(requests), answers[-300:]
 
 
 def push_image(address: str, repository: str, tag: str, manifest: bytes, blobs: Mapping[str, bytes]) -> None:
@@ -55,17 +81,6 @@ def push_image(address: str, repository: str, tag: str, manifest: bytes, blobs: 
         _send(connection, "PUT", f"{path}{'&' if '?' in path else '?'}digest={digest}", 201, data)
     _put_manifest(connection, repository, tag, manifest)
     connection.close()
-
-
-def _side_by_side(address: str, items: list[str], push: Callable[[http.client.HTTPConnection, str], None]) -> None:
-    def some(mine: Iterable[str]) -> None:
-        connection = http.client.HTTPConnection(address, timeout=30)
-        for item in mine:
-            push(connection, item)
-        connection.close()
-
-    with ThreadPoolExecutor(PUSHERS) as pool:
-        list(pool.map(some, [items[at::PUSHERS] for at in range(PUSHERS)]))
 
 
 def _put_manifest(on: http.client.HTTPConnection, name: str, tag: str, manifest: bytes) -> None:
