@@ -258,6 +258,42 @@ def test_tls_for_one_registry_alone(tmp_path: Path) -> None:
     anyio.run(main)
 
 
+def test_what_is_not_verified_is_said_at_every_start(registry: SmallRegistry, tmp_path: Path) -> None:
+    own = {"a": RegistryLogin("oci", "a.example:5000"), "b": RegistryLogin("oci", "b.example")}
+    entries = {"a": RegistryEntry(insecure=True), "b": RegistryEntry()}
+
+    async def main() -> None:
+        async with agent(LOOPS[0], tmp_path / "work", registry, registries=own, entries=entries) as ask:
+            told = (await ask("GET", "/capabilities", login=False)).body
+            assert "certificates of a.example are not verified" in json.dumps(told)
+            assert "b.example" not in json.dumps(told)
+            assert '"hosts":"a.example"' in ask.log.getvalue()
+
+    LOOPS[0].run(main)
+
+
+def test_a_check_does_not_cost_the_others_their_tokens() -> None:
+    async def main() -> None:
+        config = AgentConfig(registries={"a": RegistryLogin("oci", "a.example", "u", Secret("p"))})
+        made = Registries(config, Entropy(b"a seed of the tests"))
+        login = config.by_id("a")
+        who = await made.credentials(login, "")
+        first = made.registry(login, who)
+        assert made.registry(login, who, check=True) is not first
+        assert made.registry(login, who) is first
+        assert await made.after_refusal(login, who, "") is None
+        assert made.registry(login, who) is first
+        made.registry(login, who, check=True)
+        assert made.registry(login, who) is not first
+        # So many logins are kept, and no more.
+        for number in range(200):
+            made.registry(login, Credentials(f"u{number}", Secret("p")))
+        assert made.registry(login, who) is not made.registry(login, Credentials("u1", Secret("p")))
+        assert len(made._known) == 64
+
+    anyio.run(main)
+
+
 def test_the_machines_identity_goes_nowhere_a_request_says() -> None:
     around = Surroundings({"GCE_METADATA_HOST": Secret("m"), "AWS_ACCESS_KEY_ID": Secret("k")})
     own = RegistryLogin("acr", "images.example")

@@ -81,6 +81,9 @@ def _programs(command: str, settings: Settings, log: Log) -> list[Program]:
         from towline.runtimes.agent_setup import agent_config
 
         agents = agent_config(settings, dialing, socket.gethostname())
+        for login in agents.registries.values():
+            log.strike(login.secret)
+            log.strike(login.external_id)
         programs.append(lambda stop: agent.serve(agents, on_trio, log=log, stop=stop))
     if command in ("client", "up"):
         from towline.runtimes.client import serve_client

@@ -184,7 +184,7 @@ class AgentApi:
             "activeOperations": self._config.active_operations,
             "queue": self._config.limits.jobs_queued,
         }
-        insecure = sorted(self._config.dialer.tls.insecure_hosts)
+        insecure = sorted(self._config.insecure_hosts)
         warnings = [f"certificates of {host} are not verified" for host in insecure]
         info = self._info
         return capabilities_answer(

@@ -146,6 +146,15 @@ class AgentConfig(Record, frozen=True):
                     return self.entries.get(name, RegistryEntry()), False
         return RegistryEntry(), False
 
+    @property
+    def insecure_hosts(self) -> frozenset[str]:
+        """Hosts whose certificates are not verified, which is said at every start."""
+        own = (tls_name(login) for name, login in self.registries.items() if self._insecure(name))
+        return self.dialer.tls.insecure_hosts.union(own)
+
+    def _insecure(self, name: str) -> bool:
+        return name in self.entries and self.entries[name].insecure
+
     def names(self, login: RegistryLogin) -> bool:
         """Whether the operator, and not only a request, named the host of a settled login's registry."""
         own = () if self.login is None else (self.login,)
@@ -159,6 +168,11 @@ class AgentConfig(Record, frozen=True):
         except RemoteProtocolError:
             return None
         return login_for(job.registry, own, file)
+
+
+def tls_name(login: RegistryLogin) -> str:
+    """Return the host that a registry's certificate is for."""
+    return Url.parse(f"https://{_host(login)}").host
 
 
 def _host(login: RegistryLogin) -> str:

@@ -126,6 +126,9 @@ class _Agent:
                         registry=None if config.login is None else config.login.base, resumed=resumed, failed=failed,
                         callbacks=", ".join(config.callback_urls) or "the first that a request names",
                     )  # fmt: skip
+                    if insecure := config.insecure_hosts - config.dialer.tls.insecure_hosts:
+                        hosts = ", ".join(sorted(insecure))
+                        self._log.say("warning", "certificates are not verified", hosts=hosts)
                     task_status.started(Running(port, resumed, failed))
                     await stop.wait()
                     await self._drain(pump)

@@ -19,7 +19,7 @@ from towline.core import Entropy, RemoteProtocolError, Secret
 from towline.core.agent import RegistryLogin
 from towline.core.registry import NOWHERE, Credentials, Pace, Registry, Surroundings, dialect_of, find_dialect
 from towline.drivers import Dialer
-from towline.runtimes.agent.config import AgentConfig, RegistryEntry
+from towline.runtimes.agent.config import AgentConfig, RegistryEntry, tls_name
 
 # Logins whose tokens are kept; each is some KiB.
 _KEPT: Final = 64
@@ -79,17 +79,17 @@ class Registries:
     def registry(self, login: RegistryLogin, credentials: Credentials | None, *, check: bool = False) -> Registry:
         """Return the registry for a login. One for a check knows nothing, and tries nothing twice."""
         key = (login, credentials)
-        if check or anyio.current_time() - self._refused.get(key, anyio.current_time()) > _REFUSED_FOR:
-            self._refused.pop(key, None)
+        refused_at = self._refused.get(key)
+        if refused_at is not None and (check or anyio.current_time() - refused_at > _REFUSED_FOR):
+            del self._refused[key]
             self._known.pop(key, None)
-        found = self._known.get(key)
+        found = None if check else self._known.get(key)
         if found is None:
             found = self._new(login, credentials, retries=0 if check else None)
-            if not check:
-                self._known[key] = found
-                _drop_oldest(self._known, _KEPT)
-        else:
+        if not check:
+            self._known[key] = found
             self._known.move_to_end(key)
+            _drop_oldest(self._known, _KEPT)
         found.epoch = time.time() - anyio.current_time()
         return found
 
@@ -113,11 +113,10 @@ class Registries:
         dialer = self._config.dialer
         if entry.ca_file is None and not entry.insecure:
             return dialer
-        host = login.base.partition("/")[0].partition(":")[0]
         tls = msgspec.structs.replace(
             dialer.tls,
             ca_files=(*dialer.tls.ca_files, *((entry.ca_file,) if entry.ca_file else ())),
-            insecure_hosts=dialer.tls.insecure_hosts | ({host} if entry.insecure else frozenset()),
+            insecure_hosts=dialer.tls.insecure_hosts | ({tls_name(login)} if entry.insecure else frozenset()),
         )
         return msgspec.structs.replace(dialer, tls=tls)
 
