@@ -17,7 +17,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +31,7 @@ from peers import (
     Passed,
     TokenServer,
     docker_registry,
+    folder_in_memory,
     free_port,
     nginx_front,
     push_many,
@@ -191,9 +191,8 @@ def main(arguments: list[str] | None = None) -> int:
     ways = options.ways.split(",")
     if options.repositories < 1 or options.tags < 1 or not set(ways) <= set(WAYS):
         parser.error(f"expected --repositories and --tags of 1 or more, and --ways of {', '.join(WAYS)}")
-    with tempfile.TemporaryDirectory(prefix="towline-bench-") as name:
-        with registry(Path(name), options.repositories, options.tags) as (front, lists):
-            rows, wrong = measure(front, lists, ways)
+    with folder_in_memory() as work, registry(work, options.repositories, options.tags) as (front, lists):
+        rows, wrong = measure(front, lists, ways)
     on = machine("towline", "skopeo", "nginx", "node")
     if options.output == "json":
         print(json.dumps({"rows": rows, "wrong": wrong, "machine": on}))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 from command_tools import Ran, towline
 from interop.peers.docker_registry import Login, RegistryPeer, docker_registry
-from interop.peers.many_images import SOURCE, push_many
+from interop.peers.many_images import SOURCE, folder_in_memory, push_many
 from interop.peers.nginx_front import NginxFront, nginx_front
 from interop.peers.token_server import TokenServer, token_server
 
@@ -36,16 +36,16 @@ class There(NamedTuple):
 
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[There]:
-    root = tmp_path_factory.mktemp("many")
-    with docker_registry(root) as open_registry:
-        repositories, tags = push_many(open_registry.address, REPOSITORIES, TAGS)
     tokens = TokenServer(LOGIN.username, LOGIN.password)
-    with (
-        token_server(tokens),
-        docker_registry(root, token=tokens) as peer,
-        nginx_front(peer.address, tmp_path_factory.mktemp("front"), tls=False) as front,
-    ):
-        yield There(front, peer, tokens, repositories, tags)
+    with folder_in_memory() as root:
+        with docker_registry(root) as open_registry:
+            repositories, tags = push_many(open_registry.address, REPOSITORIES, TAGS)
+        with (
+            token_server(tokens),
+            docker_registry(root, token=tokens) as peer,
+            nginx_front(peer.address, tmp_path_factory.mktemp("front"), tls=False) as front,
+        ):
+            yield There(front, peer, tokens, repositories, tags)
 
 
 @pytest.mark.parametrize(("size", "pages"), [("0", 12), ("100", 12), ("1000", 2)])

@@ -5,9 +5,14 @@ from __future__ import annotations
 import hashlib
 import http.client
 import json
+import os
+import shutil
 import socket
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final
 
 MANIFEST: Final = "application/vnd.oci.image.manifest.v1+json"
@@ -22,6 +27,15 @@ _CONFIG = json.dumps(
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(_LAYER).hexdigest()}"]},
     }
 ).encode()
+
+
+@contextmanager
+def folder_in_memory() -> Iterator[Path]:
+    """Give a folder for a registry of many small files: in shared memory where there is some, for no disk is tested."""
+    memory = Path("/dev/shm")
+    there = memory.is_dir() and os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 1 << 29
+    with tempfile.TemporaryDirectory(prefix="towline-registry-", dir=memory if there else None) as name:
+        yield Path(name)
 
 
 def push_many(address: str, repositories: int, tags: int) -> tuple[list[str], list[str]]:
