@@ -14,16 +14,19 @@ import anyio
 import msgspec
 import pytest
 from agent_tools import CANARY, REPOSITORY, USER, Receiver, SmallRegistry, agent, scan_body
+from command_tools import repository, serving
 from drivers.loops import LOOPS, make_certificate
 
 from towline.core import Entropy, RemoteProtocolError, Secret
 from towline.core.agent import RegistryLogin
 from towline.core.registry import Credentials, Surroundings
+from towline.drivers import Listener
 from towline.runtimes import credential_programs
 from towline.runtimes.agent import registries
 from towline.runtimes.agent.config import OWN, AgentConfig, RegistryEntry
 from towline.runtimes.agent.registries import Registries
 from towline.runtimes.agent.sources import FromDockerFile, FromFiles, FromOneFile, FromProgram
+from towline.runtimes.demo.registry import Token
 
 AROUND = {"PATH": os.environ["PATH"]}
 
@@ -256,6 +259,26 @@ def test_tls_for_one_registry_alone(tmp_path: Path) -> None:
         assert made.dialer(config.settled(RegistryLogin("oci", "c.example"))) == config.dialer
 
     anyio.run(main)
+
+
+def test_a_registry_with_an_authority_of_its_own(registry: SmallRegistry, tmp_path: Path) -> None:
+    cert, key = make_certificate(tmp_path)
+    auth = Token("robot", Secret(CANARY))
+    with serving(
+        {"team/app": repository()}, auth, Listener(tls_cert=cert, tls_key=key), scheme="https"
+    ) as address:  # fmt: skip
+        base = f"localhost:{address.partition(':')[2]}"
+        own = {name: RegistryLogin("oci", base, "robot", Secret(CANARY)) for name in ("known", "unknown", "any")}
+        entries = {"known": RegistryEntry(ca_file=cert), "any": RegistryEntry(insecure=True)}
+
+        async def main() -> None:
+            async with agent(LOOPS[0], tmp_path / "work", registry, registries=own, entries=entries) as ask:
+                for name in ("known", "any"):
+                    assert (await ask("GET", f"/list/team/app?registryId={name}", login=False)).body["tags"] == ["1.0"]
+                refused = await ask("GET", "/list/team/app?registryId=unknown", login=False)
+                assert (refused.status, refused.code) == (502, "TLS_ERROR")
+
+        LOOPS[0].run(main)
 
 
 def test_what_is_not_verified_is_said_at_every_start(registry: SmallRegistry, tmp_path: Path) -> None:
