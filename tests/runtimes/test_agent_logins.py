@@ -262,21 +262,28 @@ def test_tls_for_one_registry_alone(tmp_path: Path) -> None:
 
 
 def test_a_registry_with_an_authority_of_its_own(registry: SmallRegistry, tmp_path: Path) -> None:
-    cert, key = make_certificate(tmp_path)
+    cert, key = make_certificate(tmp_path, "inside.example", "DNS:inside.example")
     auth = Token("robot", Secret(CANARY))
     with serving(
         {"team/app": repository()}, auth, Listener(tls_cert=cert, tls_key=key), scheme="https"
     ) as address:  # fmt: skip
         base = f"localhost:{address.partition(':')[2]}"
-        own = {name: RegistryLogin("oci", base, "robot", Secret(CANARY)) for name in ("known", "unknown", "any")}
-        entries = {"known": RegistryEntry(ca_file=cert), "any": RegistryEntry(insecure=True)}
+        own = {
+            name: RegistryLogin("oci", base, "robot", Secret(CANARY)) for name in ("known", "unknown", "any", "other")
+        }
+        entries = {
+            "known": RegistryEntry(ca_file=cert, server_name="inside.example"),
+            "any": RegistryEntry(insecure=True),
+            "other": RegistryEntry(ca_file=cert),
+        }
 
         async def main() -> None:
             async with agent(LOOPS[0], tmp_path / "work", registry, registries=own, entries=entries) as ask:
                 for name in ("known", "any"):
                     assert (await ask("GET", f"/list/team/app?registryId={name}", login=False)).body["tags"] == ["1.0"]
-                refused = await ask("GET", "/list/team/app?registryId=unknown", login=False)
-                assert (refused.status, refused.code) == (502, "TLS_ERROR")
+                for name in ("unknown", "other"):
+                    refused = await ask("GET", f"/list/team/app?registryId={name}", login=False)
+                    assert (refused.status, refused.code) == (502, "TLS_ERROR")
 
         LOOPS[0].run(main)
 

@@ -45,7 +45,7 @@ namespaces = ["team-a"]
 realm_hosts = ["login.example"]
 fallback_repositories = ["team-a/app"]
 auth = {{ username = "robot$scan", password_file = "{secret}" }}
-tls = {{ ca_file = "{ca}", insecure_skip_verify = true }}
+tls = {{ ca_file = "{ca}", insecure_skip_verify = true, server_name = "inside.example" }}
 repositories = {{ include = ["team-a/**"], exclude = ["**/cache"] }}
 limits = {{ concurrency = 4, requests_per_second = 2.5 }}
 
@@ -72,7 +72,8 @@ def test_all_there_is(tmp_path: Path) -> None:
         ),
     }  # fmt: skip
     harbor, ecr = file.entries["harbor-prod"], file.entries["ecr-prod"]
-    assert (harbor.ca_file, harbor.insecure, harbor.fallback) == (ca, True, ("team-a/app",))
+    assert (harbor.ca_file, harbor.insecure, harbor.server_name) == (ca, True, "inside.example")
+    assert harbor.fallback == ("team-a/app",)
     assert (harbor.concurrency, harbor.rate, harbor.realm_hosts) == (4, 2.5, ("login.example",))
     admitted = [name for name in ("team-a/app", "team-a/x/y", "team-a/x/cache", "team-b/app") if harbor.admits(name)]
     assert admitted == ["team-a/app", "team-a/x/y"]
@@ -114,7 +115,7 @@ requests_per_second = 0
 type = "novel"
 base = "undefined"
 auth = {{ username = "u", password = ["{CANARY}"], program = "{CANARY}" }}
-tls = {{ ca_file = "absent.pem", insecure_skip_verify = "maybe" }}
+tls = {{ ca_file = "absent.pem", insecure_skip_verify = "maybe", server_name = "h:1" }}
 [registries.three]
 type = "harbor-cr"
 auth = {{ username = "u" }}
@@ -143,6 +144,7 @@ auth = {{ cloud = "moon", role_arn = "arn:x", password_env = "UNSET" }}
         ":12 registries.two.auth.password: expected a text",
         ":13 registries.two.tls.ca_file: absent.pem is no file that can be read",
         ":13 registries.two.tls.insecure_skip_verify: expected true or false",
+        ":13 registries.two.tls.server_name: expected a host's name",
         ":14 registries.three.base: is not set, and the type harbor-cr has no address of its own",
         ":16 registries.three.auth.username: has no password",
         ":17 registries[3].id: expected an id",

@@ -17,10 +17,12 @@ class TlsSettings(Record, frozen=True):
 
     The system's roots are trusted, and beside them those in `ca_files` (instead of them, where `system_roots`
     is off). `insecure_hosts` are dialled without any proof; a program that fills it says so at every start.
+    `server_names` are the names that hosts prove to have, where those are not the ones that are dialled.
     """
 
     ca_files: tuple[str, ...] = ()
     insecure_hosts: frozenset[str] = frozenset()
+    server_names: Mapping[str, str] = msgspec.field(default_factory=dict)
     system_roots: bool = True
 
 

@@ -213,8 +213,9 @@ class Contexts:
         if insecure not in self._made:
             self._made[insecure] = client_context(self._settings, insecure=insecure)
         address = literal(host)
+        name = self._settings.server_names.get(name, str(address) if address is not None else name)
         try:
-            return Tls(self._made[insecure], server_name=str(address) if address is not None else name)
+            return Tls(self._made[insecure], server_name=name)
         except ValueError as error:
             raise RemoteProtocolError("tls-error", f"no TLS name to verify in {host!r}: {error}") from None
 

@@ -30,16 +30,17 @@ REGISTRY_RATE: Final = 50.0
 class RegistryEntry(Record, frozen=True):
     """What the agent's own registry file says of one registry beside its login.
 
-    `source` gives the login, `ambient` names the cloud whose identity of this machine is used. `ca_file` and
-    `insecure` hold for links to this registry only. `include` and `exclude` are globs of repositories; `fallback`
-    are those that are listed where there is no catalogue. `concurrency` is how many links at a time, `rate` how many
-    requests a second.
+    `source` gives the login, `ambient` names the cloud whose identity of this machine is used. `ca_file`, `insecure`
+    and `server_name`, which its certificate is for, hold for links to this registry only. `include` and `exclude` are
+    globs of repositories; `fallback` are those that are listed where there is no catalogue. `concurrency` is how many
+    links at a time, `rate` how many requests a second.
     """
 
     source: LoginSource | None = None
     ambient: Literal["aws", "gcp", "azure"] | None = None
     ca_file: str | None = None
     insecure: bool = False
+    server_name: str | None = None
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     fallback: tuple[str, ...] = ()

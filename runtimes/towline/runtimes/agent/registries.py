@@ -111,12 +111,13 @@ class Registries:
         """Return how links to a login's registry are opened."""
         entry, _ = self._config.entry_of(login)
         dialer = self._config.dialer
-        if entry.ca_file is None and not entry.insecure:
+        if entry.ca_file is None and not entry.insecure and entry.server_name is None:
             return dialer
         tls = msgspec.structs.replace(
             dialer.tls,
             ca_files=(*dialer.tls.ca_files, *((entry.ca_file,) if entry.ca_file else ())),
             insecure_hosts=dialer.tls.insecure_hosts | ({tls_name(login)} if entry.insecure else frozenset()),
+            server_names={tls_name(login): entry.server_name} if entry.server_name else {},
         )
         return msgspec.structs.replace(dialer, tls=tls)
 

@@ -45,7 +45,7 @@ _AUTH: Final = (
     "username", "password", "password_file", "password_env", "token_file", "identity_token_file", "docker_config",
     "program", "cloud", "role_arn", "region", "external_id", "external_id_file",
 )  # fmt: skip
-_TLS: Final = ("ca_file", "insecure_skip_verify")
+_TLS: Final = ("ca_file", "insecure_skip_verify", "server_name")
 _CLOUDS: Final = ("aws", "gcp", "azure")
 # The ways to a secret, of which an entry has one at most.
 _WAYS: Final = ("password", "password_file", "password_env", "token_file", "docker_config", "program")
@@ -205,6 +205,7 @@ def _entry(
         ambient=cloud,
         ca_file=tls.get("ca_file", _readable),
         insecure=tls.get("insecure_skip_verify", switch, False),
+        server_name=tls.get("server_name", _server_name),
         include=repositories.get("include", _globs, ()),
         exclude=repositories.get("exclude", _globs, ()),
         fallback=table.get("fallback_repositories", words, ()),
@@ -304,6 +305,13 @@ def _readable(value: Any) -> str:
     if not os.access(path, os.R_OK) or not os.path.isfile(path):
         raise ValueError(f"{path} is no file that can be read")
     return path
+
+
+def _server_name(value: Any) -> str:
+    name = text(value)
+    if Url.parse(f"https://{name}/", "invalid-configuration").host != name:
+        raise ValueError("expected a host's name")
+    return name
 
 
 def _secret_file(value: Any) -> str:
