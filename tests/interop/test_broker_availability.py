@@ -65,7 +65,12 @@ class Listening:
                 near, _ = self._listener.accept()
             except OSError:
                 return
-            far = socket.create_connection(("127.0.0.1", self._target))
+            try:
+                far = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                # The server is not up yet, or no more.
+                near.close()
+                continue
             for source, sink, noted in ((near, far, True), (far, near, False)):
                 threading.Thread(target=self._copy, args=(source, sink, noted), daemon=True).start()
 
