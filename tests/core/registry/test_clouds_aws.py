@@ -8,9 +8,20 @@ import pytest
 from registry_tools import ANY, Asks, Gives, Outcome, asks, breaks, gives, play, registry
 
 from towline.core import RemoteProtocolError, Secret
-from towline.core.registry import Registry, Role, Surroundings, find_dialect, list_repositories, list_tags, ping
+from towline.core.http import Url
+from towline.core.registry import (
+    Registry,
+    Role,
+    Surroundings,
+    TagDetail,
+    find_dialect,
+    list_details,
+    list_repositories,
+    list_tags,
+    ping,
+)
 from towline.core.registry.clouds.aws import account_of, machine_keys, role_keys
-from towline.core.registry.clouds.sigv4 import AwsKeys
+from towline.core.registry.clouds.sigv4 import AwsKeys, signed_headers
 
 CANARY = "c4n4ry-secret-key"
 ROLE = Role("arn:aws:iam::123456789012:role/pull", "eu-west-1", Secret("an-id"))
@@ -375,3 +386,36 @@ def test_a_host_without_a_region_needs_a_role() -> None:
     assert done.kind == "malformed-credentials"
     assert done.error is not None
     assert "CR_ROLE_ARN" in str(done.error.hint)
+
+
+def test_details_of_all_pages_though_one_is_empty() -> None:
+    digest = "sha256:" + "a" * 64
+    image = {"imageDigest": digest, "imageTags": ["1", "latest"], "imagePushedAt": 7.5, "imageSizeInBytes": 9}
+    done = play(
+        list_details(of(**OWN), "a/b"),
+        call("DescribeImages"), gives(json={"imageDetails": [], "nextToken": "n1"}),
+        call("DescribeImages"), gives(json={"imageDetails": [image], "nextToken": "n2"}),
+        call("DescribeImages"), gives(json={"imageDetails": [{"imageDigest": digest}]}),
+    )  # fmt: skip
+    assert done.value.items == (TagDetail("1", digest, 7.5, 9), TagDetail("latest", digest, 7.5, 9))
+    assert done.value.complete
+
+
+def test_a_marker_that_comes_again_is_no_end() -> None:
+    page = gives(json={"imageIds": [{"imageTag": "1"}], "nextToken": "same"})
+    done = play(list_tags(of(**OWN), "a/b"), call("ListImages"), page, call("ListImages"), page)
+    assert done.kind == "list-loop"
+
+
+def test_a_query_is_signed_in_its_order() -> None:
+    keys = AwsKeys("AKID", Secret(CANARY))
+    proofs = {
+        dict(
+            signed_headers(
+                "GET", Url.parse(f"https://h.example/?{query}"), (), b"", keys, service="s", region="r",
+                stamp="20260101T000000Z",
+            )
+        )["authorization"]
+        for query in ("a=1&b=2", "b=2&a=1")
+    }  # fmt: skip
+    assert len(proofs) == 1

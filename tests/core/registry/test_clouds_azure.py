@@ -222,3 +222,11 @@ def test_a_token_server_elsewhere_gets_nothing() -> None:
     made = of()
     made.credentials = Credentials(NULL_USER, Secret(REFRESH))
     assert opened(made, door(), elsewhere).kind == "realm-blocked"
+
+
+def test_nobody_asks_for_a_token_for_everybody() -> None:
+    done = opened(
+        of(), door(), CHALLENGE, asks(f"{BASE}/oauth2/token?service=s"), gives(json={"access_token": "t"}),
+        door("Bearer t"), OPENED,
+    )  # fmt: skip
+    assert done.kind is None

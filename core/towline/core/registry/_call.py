@@ -58,8 +58,6 @@ def refused(reply: Reply, what: str, code: str | None = None) -> RemoteProtocolE
             said = None
         code = said[:64] if isinstance(said, str) and said.isascii() and said.isprintable() else None
     kind = "registry-error" if reply.status >= 500 else "registry-unauthorized"
-    if reply.status == 429:
-        kind = "registry-rate-limited"
     return RemoteProtocolError(
         kind,
         f"expected {what} from {redacted(reply.url)}, got {reply.status}{f' {code}' if code else ''}",
