@@ -187,7 +187,7 @@ def _run(
         arguments.append("--raw")
     arguments += [*options, "--retries", "0", "--ca-file", str(folder / "ca.pem")]
     arguments += ["--creds-stdin"] if login else ["--anonymous"]
-    with _servers(player, origins, folder) as (places, faults):
+    with servers(player, origins, folder) as (places, faults):
         for (_, name, number), local in places.items():
             arguments += ["--resolve", f"{name}:{number}:127.0.0.1:{local}"]
         done = subprocess.run(
@@ -206,7 +206,7 @@ def _run(
 
 
 @contextmanager
-def _servers(player: Player, origins: set[Origin], folder: Path) -> Iterator[tuple[dict[Origin, int], list[str]]]:
+def servers(player: Player, origins: set[Origin], folder: Path) -> Iterator[tuple[dict[Origin, int], list[str]]]:
     """Listen for each origin; yield the local ports, and what did not fit."""
     faults: list[str] = []
     lock = threading.Lock()
