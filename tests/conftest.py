@@ -8,13 +8,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import ports
 import pytest
 from needed import SNYK_BROKER_CACHE, TESTS, need_peer
 
@@ -61,12 +61,5 @@ def expected() -> Callable[[str], dict[str, Any]]:
 
 @pytest.fixture
 def free_port() -> Callable[[], int]:
-    """Return a loopback port that nobody had a moment ago, for a peer that cannot choose its own."""
-
-    def choose() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-            return port
-
-    return choose
+    """Return what returns a loopback port that nobody has, for a peer that cannot choose its own."""
+    return ports.free_port

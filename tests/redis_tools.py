@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from needed import need_peer
+from ports import free_port
 
 
 class RedisServer:
@@ -22,9 +23,7 @@ class RedisServer:
         self.folder = folder
         self._program = need_peer("redis-server")
         self._options = options
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port: int = probe.getsockname()[1]
+        self.port: int = free_port()
         self._listening = ["--port", str(self.port)]
         if certificate is not None:
             files = zip(("--tls-cert-file", "--tls-key-file", "--tls-ca-cert-file"), (*certificate, certificate[0]))

@@ -29,7 +29,8 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agent_tools import _Server, call, reply
-from interop.chain import Program, free_port, towline
+from interop.chain import Program, towline
+from ports import free_port
 
 from towline.core import Record
 

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from agent_tools import call
-from interop.chain import CALLBACK_RULES, Program, free_port, towline, wait
+from interop.chain import CALLBACK_RULES, Program, towline, wait
 from interop.peers.broker_upstream import BrokerUpstream
 from needed import SNYK_BROKER_CACHE, STOCK, need_peer
+from ports import free_port
 
 Make = Literal["ours", "stock"]
 MIB = 1024 * 1024

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import Any, Literal, TypeVar
 from agent_tools import ApiReply, call
 from interop.canaries import Canaries
 from needed import SNYK_BROKER_CACHE, STOCK, need_peer
+from ports import free_port
 
 T = TypeVar("T")
 
@@ -32,13 +32,6 @@ COMMAND = Path(sys.executable).with_name("towline")
 CALLBACK_RULES = STOCK / "accept-server-callbacks.json"
 PATIENCE = 40.0
 LONGEST_DRAIN = 30.0
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def wait(holds: Callable[[], T], seconds: float = PATIENCE, what: Callable[[], str] = str) -> T:

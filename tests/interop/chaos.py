@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from agent_tools import call
 from interop.brokers import Brokers, Took
-from interop.chain import free_port, wait
+from interop.chain import wait
 from interop.peers.broker_upstream import Random
+from ports import free_port
 
 PROXY: Final = Path(__file__).resolve().parents[1] / "hostile" / "kit" / "chaos_proxy.py"
 # Requests that a fault catches end when it is found: two heartbeats, or at once.

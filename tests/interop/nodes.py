@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from agent_tools import call
-from interop.chain import Program, free_port, towline, wait
+from interop.chain import Program, towline, wait
 from needed import SNYK_BROKER_CACHE, need_peer
+from ports import free_port
 from redis_tools import RedisServer
 
 TOKEN: Final = "5e8f0a12-9d3b-4c64-8a51-6b8c1d2e3f40"

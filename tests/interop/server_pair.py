@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from agent_tools import call
-from interop.chain import Program, free_port, towline, wait
+from interop.chain import Program, towline, wait
 from interop.slow_upstream import SlowUpstream
 from needed import SNYK_BROKER_CACHE, need_peer
+from ports import free_port
 
 TOKEN = "00000000-0000-4000-8000-00000000c0de"
 RELAY = f"/broker/{TOKEN}"

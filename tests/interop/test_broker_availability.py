@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from agent_tools import _Server, call, reply
 from interop.brokers import Brokers, Make, brokers
-from interop.chain import free_port, wait
+from interop.chain import wait
 from interop.peers.broker_upstream import read_body
+from ports import free_port
 
 pytestmark = pytest.mark.interop
 

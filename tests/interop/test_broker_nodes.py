@@ -18,9 +18,10 @@ from pathlib import Path
 import pytest
 from agent_tools import call
 from drivers.loops import make_certificate
-from interop.chain import free_port, wait
+from interop.chain import wait
 from interop.nodes import CLEAR, SECRET, TOKEN, Callers, Faults, Nodes, content, nodes
 from needed import need_peer
+from ports import free_port
 
 pytestmark = pytest.mark.interop
 

@@ -13,8 +13,9 @@ from urllib.parse import parse_qs
 
 import pytest
 from agent_tools import _Server, call, reply
-from interop.chain import Program, free_port, towline, wait
+from interop.chain import Program, towline, wait
 from needed import SNYK_BROKER_CACHE, need_peer
+from ports import free_port
 
 pytestmark = pytest.mark.interop
 

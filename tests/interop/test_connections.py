@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 from agent_tools import CANARY, REPOSITORY, USER, ApiReply, Receiver, SmallRegistry, call, make_image
-from interop.chain import CALLBACK_RULES, Program, free_port, towline, wait
+from interop.chain import CALLBACK_RULES, Program, towline, wait
 from needed import SNYK_BROKER_CACHE, need_peer
+from ports import free_port
 
 pytestmark = pytest.mark.interop
 

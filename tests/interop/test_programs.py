@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from agent_tools import Receiver, SmallRegistry, call, scan_body
 from interop.canaries import Canaries
-from interop.chain import Program, free_port, towline, wait
+from interop.chain import Program, towline, wait
+from ports import free_port
 
 pytestmark = pytest.mark.interop
 

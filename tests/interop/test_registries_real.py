@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 import pytest
 import trio
 from command_tools import Ran, towline
-from interop.peers.docker_registry import Login, RegistryPeer, docker_registry, free_port, push_corpus
+from interop.peers.docker_registry import Login, RegistryPeer, docker_registry, push_corpus
 from interop.peers.nginx_front import NginxFront, nginx_front
 from interop.peers.token_server import TokenServer, token_server
+from ports import free_port
 
 from towline.core import Entropy, Secret
 from towline.core.http import Courier

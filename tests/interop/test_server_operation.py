@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 from agent_tools import ApiReply, _Server, call, reply
-from interop.chain import free_port, wait
+from interop.chain import wait
 from interop.server_pair import RELAY, TOKEN, Pair
+from ports import free_port
 
 pytestmark = pytest.mark.interop
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socket
 import subprocess
 import tempfile
 import time
@@ -26,6 +25,7 @@ from pathlib import Path
 
 from interop.peers.token_server import TokenServer
 from needed import need_peer
+from ports import free_port
 
 READY_SECONDS = 20.0
 
@@ -141,14 +141,6 @@ def _auth(folder: Path, htpasswd: Login | None, token: TokenServer | None) -> st
             f" issuer: {token.issuer}, rootcertbundle: {json.dumps(str(bundle))}}}\n"
         )
     return ""
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody had a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _await_http(url: str, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
-from interop.peers.docker_registry import free_port
 from needed import need_peer
+from ports import free_port
 from vectors.certificates import certificate
 
 READY_SECONDS = 20.0

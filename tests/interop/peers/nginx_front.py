@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from needed import need_peer
+from ports import free_port
 from vectors.certificates import certificate
 
 READY_SECONDS = 10.0
@@ -78,9 +79,7 @@ def nginx_front(
     """
     program = need_peer("nginx")
     run.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = port or probe.getsockname()[1]
+    port = port or free_port()
     if tls and keys is None:
         keys = certificate(run, ["localhost", "127.0.0.1"])
     proof = f"ssl_certificate {keys[0]}; ssl_certificate_key {keys[1]};" if keys else ""
