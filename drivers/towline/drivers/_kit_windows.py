@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, Final
 
 from towline.core import KIB, MIB, Opened, Proved
@@ -79,6 +80,10 @@ async def check_window_stream(open_pump: OpenPump, certificate: Certificate | No
         assert keeper.kept == {plan.digest: words}, "what was kept is not what was sent"
 
 
+def _opened(machine: WindowRelay, number: int) -> bool:
+    return sum(isinstance(fact, Opened) for fact in machine.facts) == number
+
+
 async def check_window_cut(open_pump: OpenPump, certificate: Certificate | None = None) -> None:
     """A reader who leaves in the middle takes nothing of the next one's bytes with it, and gives none to it."""
     words, heard = os.urandom(SIZE), list[bytes]()
@@ -103,7 +108,7 @@ async def check_window_cut(open_pump: OpenPump, certificate: Certificate | None 
             for number, play in enumerate((leaves, reads), 1):
                 machine.port = crowd.serve(_server(play, certificate), small=True, size=BUFFER)
                 crowd.dial(pump.ports["in"], _client(sends, certificate))
-                await until(lambda number=number: len([f for f in machine.facts if isinstance(f, Opened)]) == number)  # type: ignore[misc]
+                await until(partial(_opened, machine, number))
             assert await pump.finished() == "relayed"
     assert digest(heard[0]) == digest(words)
 

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextlib import closing
+from functools import partial
 from typing import Any, Final
 
 from towline.core import KIB, MIB, Accepted, Drained, Lost, Open, Opened, Proved, Received, Refused
@@ -289,6 +290,10 @@ async def check_stream_holds(open_pump: OpenPump) -> None:
     assert keeper.ends == {plan.digest: "aborted"}
 
 
+def _at_most(count: Callable[[], int], most: int) -> bool:
+    return count() <= most
+
+
 async def check_cancelled(open_pump: OpenPump) -> None:
     """Cancelled at each of its checkpoints in turn, a pump leaves no socket and no thread behind."""
     import anyio
@@ -303,8 +308,8 @@ async def check_cancelled(open_pump: OpenPump) -> None:
             await _Cut(_converse(open_pump, plan), step, scope.cancel)
             finished = True
         assert finished or scope.cancelled_caught
-        await until(lambda before=threads: threading.active_count() <= before)  # type: ignore[misc]
-        await until(lambda before=sockets: open_files() <= before)  # type: ignore[misc]
+        await until(partial(_at_most, threading.active_count, threads))
+        await until(partial(_at_most, open_files, sockets))
     assert step > 3, f"cancelled at {step} checkpoints only"
 
 

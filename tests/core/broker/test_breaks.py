@@ -97,7 +97,7 @@ def test_what_comes_between_two_tries_is_kept_as_far_as_may_be(size: int, status
     ports = dict(brokers.world._ports)
     brokers.world.refusing.clear()
     brokers.turn()
-    real = brokers.world._open
+    real = brokers.world.opens
 
     def refusing(party: Any, wish: Any) -> None:
         refused = party is brokers.client and wish.port == SERVER
@@ -106,9 +106,9 @@ def test_what_comes_between_two_tries_is_kept_as_far_as_may_be(size: int, status
         real(party, wish)
         brokers.world.refusing.clear()
 
-    brokers.world._open = refusing  # type: ignore[method-assign]
+    brokers.world.opens = refusing
     brokers.world.run(0.3)
-    brokers.world._open = real  # type: ignore[method-assign]
+    brokers.world.opens = real
     brokers.world.run(1.0)
     assert ports == brokers.world._ports
     assert waiting.status == status

@@ -136,7 +136,7 @@ def _addresses(body: bytes) -> int:
 
 
 # ── addresses, substitution, retries ──────────────────────────────────────────
-def opened(brokers: Brokers) -> list[Open]:
+def opened(brokers: Brokers, monkeypatch: pytest.MonkeyPatch) -> list[Open]:
     wishes: list[Open] = []
     poll = brokers.client_machine.poll
 
@@ -146,7 +146,7 @@ def opened(brokers: Brokers) -> list[Open]:
             wishes.append(wish)
         return wish
 
-    brokers.client_machine.poll = tapped  # type: ignore[method-assign]
+    monkeypatch.setattr(brokers.client_machine, "poll", tapped)
     return wishes
 
 
@@ -161,9 +161,11 @@ def opened(brokers: Brokers) -> list[Open]:
         ("https://notsnyk.io", 80, False),
     ],
 )
-def test_insecure_downstream_is_for_others_than_the_vendor(origin: str, port: int, tls: bool) -> None:
+def test_insecure_downstream_is_for_others_than_the_vendor(
+    origin: str, port: int, tls: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     brokers = Brokers(client={"rules": rules(origin=origin), "insecure_downstream": True, "retries": 0})
-    wishes = opened(brokers)
+    wishes = opened(brokers, monkeypatch)
     brokers.relay("/a")
     assert [(wish.port, wish.tls) for wish in wishes if wish.port != SERVER] == [(port, tls)]
 
@@ -194,16 +196,16 @@ def test_substitution_can_be_turned_off(bodies: bool, headers: bool) -> None:
 
 
 @pytest.mark.parametrize(("retries", "tries"), [(0, 1), (1, 2), (3, 4)])
-def test_an_upstream_is_tried_so_often(retries: int, tries: int) -> None:
+def test_an_upstream_is_tried_so_often(retries: int, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = Brokers(client={"retries": retries})
     brokers.world.refusing.add(UPSTREAM)
-    wishes = opened(brokers)
+    wishes = opened(brokers, monkeypatch)
     assert brokers.relay("/x", run=3.0).status == 502
     assert len(wishes) == tries
 
 
 # ── events of the client ──────────────────────────────────────────────────────
-def heard(brokers: Brokers) -> list[tuple[str, Any]]:
+def heard(brokers: Brokers, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Return what the server is told, by wrapping the host's own ears."""
     found: list[tuple[str, Any]] = []
     machine = brokers.client_machine
@@ -214,13 +216,13 @@ def heard(brokers: Brokers) -> list[tuple[str, Any]]:
             found.append((name, args[0]))
             return emit(name, args, ack=ack, now=now)
 
-        tunnel.client.emit = told  # type: ignore[method-assign]
+        monkeypatch.setattr(tunnel.client, "emit", told)
     return found
 
 
-def test_a_failure_of_the_upstream_is_told_to_the_server_once() -> None:
+def test_a_failure_of_the_upstream_is_told_to_the_server_once(monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = Brokers(client={"epoch": 1_000_000.0})
-    said = heard(brokers)
+    said = heard(brokers, monkeypatch)
     brokers.world.refusing.add(UPSTREAM)
     got = brokers.relay("/x", run=2.0)
     ((name, event),) = [entry for entry in said if entry[0] == "client-event"]
@@ -235,9 +237,9 @@ def test_a_failure_of_the_upstream_is_told_to_the_server_once() -> None:
     assert brokers.ask(f"/connection-status/{TOKEN}").status == 200
 
 
-def test_a_stop_is_told_to_the_server() -> None:
+def test_a_stop_is_told_to_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = Brokers()
-    said = heard(brokers)
+    said = heard(brokers, monkeypatch)
     brokers.world.run(10.0)
     brokers.world.tell(brokers.client, Stop(5.0))
     assert said[0][1]["event"] == {"type": "client-shutdown", "reason": "clean", "uptimeSeconds": 12}
@@ -405,13 +407,13 @@ def test_an_api_that_does_not_answer_a_webhook(answer: Any, status: int, said: s
     assert len(brokers.client_machine._webhooks) == 0
 
 
-def test_a_webhook_without_an_api_waits_as_other_callbacks_do() -> None:
+def test_a_webhook_without_an_api_waits_as_other_callbacks_do(monkeypatch: pytest.MonkeyPatch) -> None:
     brokers = Brokers(client={"rules": HOOKS})
     brokers.world.kill(brokers.server)
     got = brokers.ask("/webhook/x", "POST", port=CLIENT, body=b"", run=4.0)
     assert (got.status, code(got)) == (503, "CONNECTION_NOT_READY")
     vendors = Brokers(client={"server_url": "http://broker.example", "rules": HOOKS})
-    wishes = opened(vendors)
+    wishes = opened(vendors, monkeypatch)
     vendors.ask("/webhook/x", "POST", port=CLIENT, body=b"")
     assert "api.example" in {wish.host for wish in wishes}
 

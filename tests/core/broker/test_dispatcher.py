@@ -135,7 +135,8 @@ def test_what_waits_is_bounded_and_the_oldest_is_forgotten() -> None:
         party, _ = serving.client(f"token-{number}")
         serving.world.kill(party)
     # The server's own report and one of most tokens are being told; three more may wait, and their end is all they say.
-    assert len(serving.machine._dispatcher._waiting) == 3  # type: ignore[union-attr]
+    assert serving.machine._dispatcher is not None
+    assert len(serving.machine._dispatcher._waiting) == 3
     assert serving.machine.figures().told["failure"] > 0
 
 

@@ -184,13 +184,13 @@ def test_an_upstream_that_never_lets_us_in() -> None:
     machine = brokers.client_machine
     brokers.upstream_party.accepted = 0
     waiting = brokers.callers.ask(f"http://host:{SERVER}/broker/{TOKEN}/x")
-    real = brokers.world._open
+    real = brokers.world.opens
 
     def silent(party: Any, wish: Any) -> None:
         if wish.port != UPSTREAM:
             real(party, wish)
 
-    brokers.world._open = silent  # type: ignore[method-assign]
+    brokers.world.opens = silent
     brokers.turn()
     brokers.world.run(46.0)
     assert (waiting.status, code(waiting)) == (504, "DOWNSTREAM_TIMEOUT")

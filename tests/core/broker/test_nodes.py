@@ -65,6 +65,12 @@ def test_a_caller_of_a_node_without_the_tunnel_gets_the_same_answer() -> None:
     assert shown[0] == shown[1]
 
 
+def forget_nodes(machine: BrokerServer) -> None:
+    """Let a node know of no other."""
+    assert machine._forwarding is not None
+    machine._forwarding.nodes._by_number.clear()
+
+
 def test_a_node_that_holds_the_token_asks_nobody() -> None:
     world = ClusterWorld()
     world.client(1)
@@ -367,7 +373,7 @@ def test_an_upload_is_streamed_through(known: bool) -> None:
     waiting = world.relay(1, "/x")
     if not known:
         # A node that was not there at the last renewal.
-        world.nodes[1].machine._forwarding.nodes._by_number.clear()  # type: ignore[union-attr]
+        forget_nodes(world.nodes[1].machine)
     stream = client.asked[0]["streamingID"]
     url = f"http://host:{world.nodes[1].port}/response-data/{TOKEN}/{stream}"
     upload = world.callers.ask(url, "POST", chunked=True)
@@ -387,7 +393,7 @@ def test_an_upload_that_is_complete_before_its_node_is_known() -> None:
     world = ClusterWorld()
     _, client = world.client(1)
     waiting = world.relay(1, "/x")
-    world.nodes[1].machine._forwarding.nodes._by_number.clear()  # type: ignore[union-attr]
+    forget_nodes(world.nodes[1].machine)
     world.directory.silent = True
     done = world.upload(2, client.asked[0]["streamingID"], HEAD + b"body")
     assert (waiting.pending, done.pending) == (True, True)

@@ -183,12 +183,12 @@ def test_a_key_file_of_the_environment() -> None:
 def test_a_federated_token_and_a_service_accounts() -> None:
     files = {"/f": json.dumps(FEDERATION).encode(), "/subject": b"jwt\n"}
     form = {
-        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "audience": FEDERATION["audience"],
+        "grant_type": "urn:ietf:params:oauth:grant-type:token-exchange", "audience": str(FEDERATION["audience"]),
         "scope": "https://www.googleapis.com/auth/cloud-platform", "subject_token": "jwt",
         "requested_token_type": "urn:ietf:params:oauth:token-type:access_token",
-        "subject_token_type": FEDERATION["subject_token_type"],
+        "subject_token_type": str(FEDERATION["subject_token_type"]),
     }  # fmt: skip
-    asked: Any = asks(STS, form=form)  # type: ignore[arg-type]
+    asked = asks(STS, form=form)
     answer = gives(json={"access_token": "federated", "expires_in": 3599})
     assert got(of(files=files, GOOGLE_APPLICATION_CREDENTIALS="/f"), asked, answer).value.value == Secret("federated")
     url = "https://iamcredentials.googleapis.com/v1/projects/-/serviceAccounts/x:generateAccessToken"

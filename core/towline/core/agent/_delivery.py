@@ -7,7 +7,7 @@ from typing import Final, TypeAlias
 from towline.core._contract import Record
 from towline.core._entropy import Entropy
 from towline.core._limits import LIMITS, MIB, Limits
-from towline.core.http._date import http_date
+from towline.core.http import http_date
 
 BACKOFF_BASE: Final = 1.0
 BACKOFF_CAP: Final = 5 * 60.0

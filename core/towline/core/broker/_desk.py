@@ -14,8 +14,7 @@ from towline.core._script import Body, Broken, Tail
 from towline.core._wire import Accepted, Ended, Filled, Lost, Received, Window
 from towline.core.broker._alarms import Alarms, Timed
 from towline.core.broker._ids import request_id_of
-from towline.core.http import RequestHead, ServerConnection, error_body
-from towline.core.http._date import write_http_date
+from towline.core.http import RequestHead, ServerConnection, error_body, write_http_date
 
 Headers: TypeAlias = Iterable[tuple[str, str]]
 

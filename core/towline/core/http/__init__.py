@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from towline.core.http._client import CLIENT_TABLE, ClientConnection, ClientEvent
 from towline.core.http._courier import USER_AGENT, Courier
+from towline.core.http._date import http_date, write_http_date
 from towline.core.http._exchange import SERVER_TABLE, RequestHead, ServerEvent, error_body
 from towline.core.http._face import (
     Answer,
@@ -30,6 +31,8 @@ from towline.core.http._server import ServerConnection
 from towline.core.http._url import Origin, Url, redacted
 
 __all__ = [
+    "http_date",
+    "write_http_date",
     "BlockedRedirect",
     "Answer",
     "AnswerBody",

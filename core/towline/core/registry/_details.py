@@ -8,7 +8,7 @@ from typing import Final, Literal
 from towline.core._errors import TowlineError
 from towline.core._script import Step, together
 from towline.core.registry._image import head_manifest
-from towline.core.registry._listing import list_tags
+from towline.core.registry._listing import tags_as_wanted
 from towline.core.registry._pages import Details, TagDetail, Wanted
 from towline.core.registry._session import Registry
 
@@ -38,14 +38,7 @@ def list_details(
 
 def look_into_each(registry: Registry, repository: str, wanted: Wanted) -> Step[Details]:
     """List the tags, and ask for each one's digest; when it was pushed the protocol does not tell."""
-    tags = yield from list_tags(
-        registry,
-        repository,
-        page_size=wanted.page_size,
-        limit=wanted.limit,
-        partial=wanted.partial,
-        via=wanted.via,
-    )
+    tags = yield from tags_as_wanted(registry, repository, wanted)
     items = yield from look_into(registry, repository, tags.items)
     unknown = sum(item.digest is None for item in items)
     warnings = (f"{unknown} tags could not be looked into",) if unknown else ()

@@ -74,9 +74,13 @@ def list_tags(
     via: Literal["", "registry", "api"] = "",
 ) -> Step[Listing]:
     """List the tags of a repository. The order is the registry's and means nothing."""
-    wanted = Wanted(page_size, limit, partial, via)
+    return (yield from tags_as_wanted(registry, repository, Wanted(page_size, limit, partial, via)))
+
+
+def tags_as_wanted(registry: Registry, repository: str, wanted: Wanted) -> Step[Listing]:
+    """List the tags by the protocol, or by the type's own way."""
     own = registry.dialect.tags
-    if own is None or via == "registry":
+    if own is None or wanted.via == "registry":
         return (yield from walk_tags(registry, repository, wanted))
     return (yield from own(registry, registry.repository(repository), wanted))
 

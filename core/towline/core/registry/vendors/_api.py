@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from towline.core._contract import Record
@@ -11,7 +11,7 @@ from towline.core._script import HeaderList, Request, Step
 from towline.core.http import Url
 from towline.core.registry._failure import failure
 from towline.core.registry._link import follow_link, next_page
-from towline.core.registry._pages import Collected
+from towline.core.registry._pages import Collected, Wanted
 from towline.core.registry._send import Reply, Want, send
 from towline.core.registry._session import Registry
 
@@ -37,6 +37,16 @@ def get(registry: Registry, url: Url, headers: HeaderList) -> Step[Reply]:
     return reply
 
 
+def walk_each(
+    registry: Registry, firsts: Iterable[Url], headers: HeaderList, read: ReadPage, collected: Collected
+) -> Step[None]:
+    """Read several lists to their ends, or until there is as much as was wanted."""
+    for first in firsts:
+        yield from walk(registry, first, headers, read, collected)
+        if collected.full:
+            return
+
+
 def walk(registry: Registry, first: Url, headers: HeaderList, read: ReadPage, collected: Collected) -> Step[None]:
     """Read a list to its end. The next page is on the same origin, whatever the page says.
 
@@ -51,6 +61,11 @@ def walk(registry: Registry, first: Url, headers: HeaderList, read: ReadPage, co
         collected.check_next(url)
         if collected.full:
             return
+
+
+def items_a_page(registry: Registry, wanted: Wanted) -> int:
+    """Return how many items to ask for, of an API that gives few where none are named."""
+    return registry.page_size(wanted.page_size) or registry.dialect.page_most
 
 
 def linked(reply: Reply) -> Url | None:

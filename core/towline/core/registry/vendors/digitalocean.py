@@ -19,7 +19,7 @@ from towline.core.registry._pages import Collected, Details, Listing, TagDetail,
 from towline.core.registry._reference import is_repository
 from towline.core.registry._send import Reply
 from towline.core.registry._session import Registry
-from towline.core.registry.vendors._api import Page, api_url, get, walk
+from towline.core.registry.vendors._api import Page, api_url, get, items_a_page, walk, walk_each
 
 
 class _Pages(msgspec.Struct):
@@ -62,15 +62,13 @@ class _Registries(msgspec.Struct):
 
 def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
     """List the repositories of the configured registries, or of all that the account has."""
-    n = registry.page_size(wanted.page_size) or registry.dialect.page_most
+    n = items_a_page(registry, wanted)
 
     def walk_all(collected: Collected) -> Step[None]:
         names = registry.namespaces or (yield from _registries(registry))
-        for name in names:
-            first = api_url(registry, f"v2/registries/{quote(name, safe='')}/repositoriesV2", f"per_page={n}")
-            yield from walk(registry, first, _headers(registry), _read_repositories, collected)
-            if collected.full:
-                return
+        paths = [f"v2/registries/{quote(name, safe='')}/repositoriesV2" for name in names]
+        firsts = [api_url(registry, path, f"per_page={n}") for path in paths]
+        yield from walk_each(registry, firsts, _headers(registry), _read_repositories, collected)
 
     return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
 
@@ -78,7 +76,7 @@ def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
 def list_details(registry: Registry, repository: str, wanted: Wanted) -> Step[Details]:
     """List the tags by the API, with digest, size and time."""
     of, _, name = repository.partition("/")
-    n = registry.page_size(wanted.page_size) or registry.dialect.page_most
+    n = items_a_page(registry, wanted)
     first = api_url(registry, f"v2/registries/{of}/repositories/{quote(name, safe='')}/tags", f"per_page={n}")
 
     def walk_all(collected: Collected) -> Step[None]:

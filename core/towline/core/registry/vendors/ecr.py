@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -65,6 +66,9 @@ class _Repositories(msgspec.Struct, rename="camel"):
     repositories: list[_Repository]
     next_token: str | None = None
 
+    def items(self) -> list[Any]:
+        return [found.repository_name for found in self.repositories]
+
 
 class _ImageId(msgspec.Struct, rename="camel"):
     image_tag: str | None = None
@@ -73,6 +77,9 @@ class _ImageId(msgspec.Struct, rename="camel"):
 class _ImageIds(msgspec.Struct, rename="camel"):
     image_ids: list[_ImageId]
     next_token: str | None = None
+
+    def items(self) -> list[Any]:
+        return [found.image_tag for found in self.image_ids if found.image_tag is not None]
 
 
 class _Image(msgspec.Struct, rename="camel"):
@@ -86,6 +93,19 @@ class _Image(msgspec.Struct, rename="camel"):
 class _Images(msgspec.Struct, rename="camel"):
     image_details: list[_Image]
     next_token: str | None = None
+
+    def items(self) -> list[Any]:
+        return [
+            TagDetail(
+                tag,
+                image.image_digest,
+                image.image_pushed_at,
+                image.image_size_in_bytes,
+                image.image_manifest_media_type,
+            )
+            for image in self.image_details
+            for tag in image.image_tags or ()
+        ]
 
 
 class _Fault(msgspec.Struct):
@@ -133,74 +153,53 @@ def expired(head: Head, body: bytes) -> bool:
 
 def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
     """List the account's repositories by DescribeRepositories."""
-
-    def walk_all(collected: Collected) -> Step[None]:
-        token: str | None = None
-        while True:
-            page = yield from _ask(registry, "DescribeRepositories", _page(registry, wanted, token), _Repositories)
-            token = _collect(registry, collected, [found.repository_name for found in page.repositories], page, token)
-            if token is None:
-                return
-
-    return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
+    walk = _walk(registry, wanted, "DescribeRepositories", {}, _Repositories)
+    return (yield from gather(registry, "catalogue", is_repository, wanted, walk)).listing()
 
 
 def list_tags(registry: Registry, repository: str, wanted: Wanted) -> Step[Listing]:
     """List the tags by ListImages; untagged images are left out by the service."""
-    asked = {"repositoryName": repository, "filter": {"tagStatus": "TAGGED"}}
-
-    def walk_all(collected: Collected) -> Step[None]:
-        token: str | None = None
-        while True:
-            page = yield from _ask(registry, "ListImages", asked | _page(registry, wanted, token), _ImageIds)
-            tags = [found.image_tag for found in page.image_ids if found.image_tag is not None]
-            token = _collect(registry, collected, tags, page, token)
-            if token is None:
-                return
-
-    return (yield from gather(registry, "tags", is_tag_name, wanted, walk_all)).listing()
+    walk = _walk(registry, wanted, "ListImages", _tagged(repository), _ImageIds)
+    return (yield from gather(registry, "tags", is_tag_name, wanted, walk)).listing()
 
 
 def list_details(registry: Registry, repository: str, wanted: Wanted) -> Step[Details]:
     """List the tags by DescribeImages, with digest, size and time of the push."""
-    asked = {"repositoryName": repository, "filter": {"tagStatus": "TAGGED"}}
+    walk = _walk(registry, wanted, "DescribeImages", _tagged(repository), _Images)
+    return (yield from gather(registry, "tags", is_tag_name, wanted, walk)).details()
 
-    def walk_all(collected: Collected) -> Step[None]:
-        token: str | None = None
+
+def _tagged(repository: str) -> dict[str, Any]:
+    return {"repositoryName": repository, "filter": {"tagStatus": "TAGGED"}}
+
+
+def _walk(
+    registry: Registry,
+    wanted: Wanted,
+    operation: str,
+    asked: dict[str, Any],
+    shape: type[_Repositories] | type[_ImageIds] | type[_Images],
+) -> Callable[[Collected], Step[None]]:
+    """Return a walk over an operation's pages. A page may be empty and have a successor."""
+    api = _api(registry)
+    n = registry.page_size(wanted.page_size)
+    size = {"maxResults": n} if n else {}
+
+    def walk(collected: Collected) -> Step[None]:
+        # The marker stands for the page's address, so that a circle of markers is seen.
+        at = api
         while True:
-            page = yield from _ask(registry, "DescribeImages", asked | _page(registry, wanted, token), _Images)
-            details = [
-                TagDetail(
-                    tag,
-                    image.image_digest,
-                    image.image_pushed_at,
-                    image.image_size_in_bytes,
-                    image.image_manifest_media_type,
-                )
-                for image in page.image_details
-                for tag in image.image_tags or ()
-            ]
-            token = _collect(registry, collected, details, page, token)
-            if token is None:
+            marker = {} if at.query is None else {"nextToken": at.query}
+            page = yield from _ask(registry, operation, asked | size | marker, shape)
+            collected.add(page.items(), at)
+            if not page.next_token or collected.full:
+                return
+            at = Url(api.scheme, api.host, api.port, api.path, page.next_token)
+            collected.check_next(at)
+            if collected.full:
                 return
 
-    return (yield from gather(registry, "tags", is_tag_name, wanted, walk_all)).details()
-
-
-def _page(registry: Registry, wanted: Wanted, token: str | None) -> dict[str, Any]:
-    n = registry.page_size(wanted.page_size)
-    return ({"maxResults": n} if n else {}) | ({} if token is None else {"nextToken": token})
-
-
-def _collect(registry: Registry, collected: Collected, items: list[Any], page: Any, token: str | None) -> str | None:
-    """Take a page; return the marker of the next one, or None after the last. A page may be empty and have one."""
-    base = _api(registry)
-    url = Url(base.scheme, base.host, base.port, base.path, token)
-    collected.add(items, url)
-    if not page.next_token or collected.full:
-        return None
-    collected.check_next(Url(base.scheme, base.host, base.port, base.path, page.next_token))
-    return None if collected.full else str(page.next_token)
+    return walk
 
 
 def _api(registry: Registry) -> Url:

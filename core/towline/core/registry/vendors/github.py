@@ -20,7 +20,7 @@ from towline.core.registry._pages import Collected, Details, Listing, TagDetail,
 from towline.core.registry._reference import is_repository
 from towline.core.registry._send import Reply
 from towline.core.registry._session import Registry
-from towline.core.registry.vendors._api import Page, ReadPage, api_url, linked, namespaces_of, walk
+from towline.core.registry.vendors._api import Page, ReadPage, api_url, items_a_page, linked, namespaces_of, walk
 
 _OWNERS = ("orgs", "users")
 
@@ -54,7 +54,7 @@ def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
     Raises:  catalog-unsupported when no namespace is known
     """
     names = namespaces_of(registry)
-    n = registry.page_size(wanted.page_size) or registry.dialect.page_most
+    n = items_a_page(registry, wanted)
     query = f"package_type=container&per_page={n}"
 
     def walk_all(collected: Collected) -> Step[None]:
@@ -70,7 +70,7 @@ def list_details(registry: Registry, repository: str, wanted: Wanted) -> Step[De
     """List the tags of a package by its versions, with the time each was published."""
     owner, _, package = repository.partition("/")
     path = f"packages/container/{quote(package, safe='')}/versions"
-    n = registry.page_size(wanted.page_size) or registry.dialect.page_most
+    n = items_a_page(registry, wanted)
 
     def walk_all(collected: Collected) -> Step[None]:
         yield from _of_owner(registry, quote(owner, safe=""), path, f"per_page={n}", collected, _read_versions)

@@ -20,7 +20,7 @@ from towline.core.registry._realm import realm_allowed
 from towline.core.registry._reference import is_repository
 from towline.core.registry._send import Reply, Want, send
 from towline.core.registry._session import Registry
-from towline.core.registry.vendors._api import Page, get, linked, walk
+from towline.core.registry.vendors._api import Page, get, items_a_page, linked, walk_each
 
 # A repository that is being deleted is none.
 _GOING = ("delete_scheduled", "delete_ongoing")
@@ -43,18 +43,15 @@ def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
 
     Raises:  registry-unauthorized, registry-forbidden; invalid-configuration where GitLab's own address is unknown
     """
-    n = registry.page_size(wanted.page_size) or registry.dialect.page_most
+    n = items_a_page(registry, wanted)
 
     def walk_all(collected: Collected) -> Step[None]:
         base = yield from _api(registry)
         paths = [f"groups/{quote(group, safe='')}" for group in registry.namespaces]
         if not paths:
             paths = [f"projects/{number}" for number in (yield from _projects(registry, base))]
-        for path in paths:
-            first = _url(base, f"{path}/registry/repositories", f"per_page={n}")
-            yield from walk(registry, first, _headers(registry), _read_repositories, collected)
-            if collected.full:
-                return
+        firsts = [_url(base, f"{path}/registry/repositories", f"per_page={n}") for path in paths]
+        yield from walk_each(registry, firsts, _headers(registry), _read_repositories, collected)
 
     return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
 

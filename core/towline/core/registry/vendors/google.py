@@ -24,7 +24,7 @@ from towline.core.registry._send import Reply
 from towline.core.registry._session import Registry, TokenKey
 from towline.core.registry._token import Credentials, TokenAnswer
 from towline.core.registry.clouds.google import AccessToken, access_token, has_identity
-from towline.core.registry.vendors._api import Page, api_url, get, walk
+from towline.core.registry.vendors._api import Page, api_url, get, walk_each
 
 _API_PAGE: Final = 1000
 _LOCATION: Final = re.compile(r"(?:([a-z0-9-]{1,40})-docker\.pkg\.dev|docker\.([a-z0-9-]{1,40})\.rep\.pkg\.dev)")
@@ -98,12 +98,9 @@ def _by_api(registry: Registry, names: list[str], location: re.Match[str] | None
     def walk_all(collected: Collected) -> Step[None]:
         token = yield from access_token(registry)
         repositories = rest[:1] or (yield from _repositories(registry, parent, token))
-        for repository in repositories:
-            path = f"v1/{parent}/repositories/{quote(repository, safe='')}/packages"
-            first = api_url(registry, path, f"pageSize={min(n, _API_PAGE)}")
-            yield from walk(registry, first, _headers(token), _read_packages, collected)
-            if collected.full:
-                return
+        paths = [f"v1/{parent}/repositories/{quote(name, safe='')}/packages" for name in repositories]
+        firsts = [api_url(registry, path, f"pageSize={min(n, _API_PAGE)}") for path in paths]
+        yield from walk_each(registry, firsts, _headers(token), _read_packages, collected)
 
     return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
 

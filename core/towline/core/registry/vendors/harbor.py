@@ -18,7 +18,7 @@ from towline.core.registry._pages import Collected, Details, Listing, TagDetail,
 from towline.core.registry._reference import is_repository
 from towline.core.registry._send import Reply
 from towline.core.registry._session import Registry
-from towline.core.registry.vendors._api import Page, linked, walk
+from towline.core.registry.vendors._api import Page, items_a_page, linked, walk, walk_each
 
 
 class _Repository(msgspec.Struct):
@@ -44,10 +44,8 @@ def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
     query = _first_page(registry, wanted)
 
     def walk_all(collected: Collected) -> Step[None]:
-        for path in paths:
-            yield from walk(registry, _url(registry, path, query), _headers(registry), _read_repositories, collected)
-            if collected.full:
-                return
+        firsts = [_url(registry, path, query) for path in paths]
+        yield from walk_each(registry, firsts, _headers(registry), _read_repositories, collected)
 
     return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
 
@@ -66,7 +64,7 @@ def list_details(registry: Registry, repository: str, wanted: Wanted) -> Step[De
 
 
 def _first_page(registry: Registry, wanted: Wanted) -> str:
-    return f"page=1&page_size={registry.page_size(wanted.page_size) or registry.dialect.page_most}"
+    return f"page=1&page_size={items_a_page(registry, wanted)}"
 
 
 def _headers(registry: Registry) -> HeaderList:

@@ -20,7 +20,7 @@ from towline.core.registry._reference import check_repository, is_repository
 from towline.core.registry._send import Reply, Want, send
 from towline.core.registry._session import Registry, TokenKey
 from towline.core.registry._token import Credentials
-from towline.core.registry.vendors._api import Page, api_url, namespaces_of, walk
+from towline.core.registry.vendors._api import Page, api_url, namespaces_of, walk, walk_each
 
 # The Hub does not say how long its tokens live; five minutes is what its registry's tokens live.
 _TOKEN_LIFETIME = 300.0
@@ -62,16 +62,13 @@ def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
     namespaces = namespaces_of(registry)
     n = registry.page_size(wanted.page_size)
 
+    # A namespace is the first component of a repository's name, and checked as one.
+    paths = [f"v2/namespaces/{check_repository(name.lower())}/repositories" for name in namespaces]
+    firsts = [api_url(registry, path, f"page_size={n}" if n else None) for path in paths]
+
     def walk_all(collected: Collected) -> Step[None]:
         headers = yield from _login(registry)
-        for namespace in namespaces:
-            # A namespace is the first component of a repository's name, and checked as one.
-            path = f"v2/namespaces/{check_repository(namespace.lower())}/repositories"
-            yield from walk(
-                registry, api_url(registry, path, f"page_size={n}" if n else None), headers, _read_page, collected
-            )
-            if collected.full:
-                return
+        yield from walk_each(registry, firsts, headers, _read_page, collected)
 
     return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
 

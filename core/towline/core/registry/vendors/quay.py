@@ -21,7 +21,7 @@ from towline.core.registry._pages import Collected, Details, Listing, TagDetail,
 from towline.core.registry._reference import is_repository
 from towline.core.registry._send import Reply
 from towline.core.registry._session import Registry
-from towline.core.registry.vendors._api import Page, namespaces_of, walk
+from towline.core.registry.vendors._api import Page, items_a_page, namespaces_of, walk, walk_each
 
 OAUTH_USER = "$oauthtoken"
 
@@ -62,11 +62,8 @@ def list_repositories(registry: Registry, wanted: Wanted) -> Step[Listing]:
     names = namespaces_of(registry)
 
     def walk_all(collected: Collected) -> Step[None]:
-        for name in names:
-            first = _url(registry, "repository", f"namespace={quote(name, safe='')}")
-            yield from walk(registry, first, _headers(registry), _read_repositories, collected)
-            if collected.full:
-                return
+        firsts = [_url(registry, "repository", f"namespace={quote(name, safe='')}") for name in names]
+        yield from walk_each(registry, firsts, _headers(registry), _read_repositories, collected)
 
     return (yield from gather(registry, "catalogue", is_repository, wanted, walk_all)).listing()
 
@@ -75,7 +72,7 @@ def list_details(registry: Registry, repository: str, wanted: Wanted) -> Step[De
     """List the tags by the API, which takes OAuth tokens only; else look into each."""
     if not _has_oauth(registry):
         return (yield from look_into_each(registry, repository, wanted))
-    n = registry.page_size(wanted.page_size) or registry.dialect.page_most
+    n = items_a_page(registry, wanted)
     first = _url(registry, f"repository/{repository}/tag/", f"limit={n}&page=1&onlyActiveTags=true")
 
     def walk_all(collected: Collected) -> Step[None]:
