@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from functools import reduce
+from operator import getitem
 from typing import Final, Literal, TypeAlias
 
 from towline.core._contract import Record
@@ -161,17 +163,45 @@ class _Program:
         return frozenset(seen)
 
 
+class _State(dict["int", "_State"]):
+    """A set of positions, and for each symbol seen so far the set after it: one look-up a symbol.
+
+    The set of no positions stays empty, so that any symbol after it is a KeyError.
+    """
+
+    __slots__ = ("_automaton", "_ends", "positions")
+
+    def __init__(self, automaton: Automaton, positions: frozenset[int]) -> None:
+        super().__init__()
+        self._automaton = automaton
+        self._ends: bool | None = None
+        self.positions = positions
+
+    def __missing__(self, symbol: int) -> _State:
+        if not self.positions:
+            raise KeyError(symbol)
+        if len(self) >= MOST_REMEMBERED:
+            self.clear()
+        after = self[symbol] = self._automaton.step(self.positions, symbol)
+        return after
+
+    @property
+    def ends(self) -> bool:
+        """Whether a text may end here."""
+        if self._ends is None:
+            self._ends = self._automaton.is_end(self.positions)
+        return self._ends
+
+
 class Automaton:
     """A tree made ready: `matches` takes a whole text, from its first symbol to its last."""
 
-    __slots__ = ("_ends", "_program", "_remembered", "_start")
+    __slots__ = ("_program", "_start", "_states")
 
     def __init__(self, tree: Tree) -> None:
         self._program = _Program(tree)
-        self._start = self._program.spread([self._program.start], at_start=True)
-        self._remembered: dict[frozenset[int], dict[int, frozenset[int]]] = {}
-        # Whether a text may end at a set of positions.
-        self._ends: dict[frozenset[int], bool] = {}
+        self._states: dict[frozenset[int], _State] = {}
+        self._start = _State(self, self._program.spread([self._program.start], at_start=True))
 
     def matches(self, symbols: Sequence[int]) -> bool:
         """Return whether the tree matches all of `symbols`.
@@ -181,28 +211,24 @@ class Automaton:
         if not symbols:
             program = self._program
             return 0 in program.spread([program.start], at_start=True, at_end=True)
-        state, remembered = self._start, self._remembered
-        for symbol in symbols:
-            steps = remembered.get(state)
-            if steps is None:
-                if len(remembered) >= MOST_REMEMBERED:
-                    remembered.clear()
-                steps = remembered[state] = {}
-            after = steps.get(symbol)
-            if after is None:
-                if len(steps) >= MOST_REMEMBERED:
-                    steps.clear()
-                after = steps[symbol] = self._step(state, symbol)
-            if not after:
-                return False
-            state = after
-        ends = self._ends.get(state)
-        if ends is None:
-            if len(self._ends) >= MOST_REMEMBERED:
-                self._ends.clear()
-            ends = self._ends[state] = 0 in self._program.spread(state, at_end=True)
-        return ends
+        try:
+            return reduce(getitem, symbols, self._start).ends
+        except KeyError:
+            return False
 
-    def _step(self, state: frozenset[int], symbol: int) -> frozenset[int]:
+    def step(self, positions: frozenset[int], symbol: int) -> _State:
+        """Return the state after `symbol`, the one that is remembered if there is one."""
         program = self._program
-        return program.spread(program.targets[at][0] for at in state if program.takes(at, symbol))
+        after = program.spread(program.targets[at][0] for at in positions if program.takes(at, symbol))
+        state = self._states.get(after)
+        if state is None:
+            if len(self._states) >= MOST_REMEMBERED:
+                # States lead to each other: forgetting them means cutting these links as well.
+                for known in (self._start, *self._states.values()):
+                    known.clear()
+                self._states.clear()
+            state = self._states[after] = _State(self, after)
+        return state
+
+    def is_end(self, positions: frozenset[int]) -> bool:
+        return 0 in self._program.spread(positions, at_end=True)
